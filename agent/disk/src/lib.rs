@@ -1,0 +1,1 @@
+//! Disks of a node: selectors, GPT, file systems, verity layers, boot loaders.

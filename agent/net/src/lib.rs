@@ -1,0 +1,1 @@
+//! Network of a node: netplan planner, rtnetlink, DHCP, resolver.

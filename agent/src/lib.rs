@@ -1,0 +1,1 @@
+//! Cairn's Edge Agent: PID 1 in the initramfs, afterwards a service of the booted root.

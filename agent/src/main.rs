@@ -1,0 +1,3 @@
+//! Cairn's Edge Agent: PID 1 in the initramfs, afterwards a service of the booted root.
+
+fn main() {}

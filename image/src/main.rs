@@ -1,0 +1,3 @@
+//! Builds Cairn's boot images, layers and the toolbox they are built with.
+
+fn main() {}

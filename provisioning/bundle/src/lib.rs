@@ -1,0 +1,1 @@
+//! Bundles: manifests, chunk index, chunk store, TUF client and repository.

@@ -1,0 +1,3 @@
+//! The operator's and release engineer's command.
+
+fn main() {}

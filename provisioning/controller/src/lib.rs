@@ -1,0 +1,1 @@
+//! The Edge Controller: enrolment, plans, bundle repository, heartbeats.

@@ -1,0 +1,3 @@
+//! The Edge Controller: enrolment, plans, bundle repository, heartbeats.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Generates dnsmasq and iPXE configuration for netbooting nodes.

@@ -1,0 +1,1 @@
+//! Wire and plan types shared by node, central and tools; no I/O.

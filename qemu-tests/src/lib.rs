@@ -1,0 +1,1 @@
+//! Racks of nodes in QEMU: switch, power, faults, assertions.

@@ -1,0 +1,3 @@
+//! Racks of nodes in QEMU: switch, power, faults, assertions.
+
+fn main() {}
