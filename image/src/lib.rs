@@ -1,1 +1,6 @@
 //! Builds Cairn's boot images, layers and the toolbox they are built with.
+//!
+//! Principles: the same inputs give the same bytes; a build writes to a temporary name and renames, so that what
+//! exists is complete; caches are keyed by the hash of their inputs and may be deleted at any time.
+
+pub mod toolbox;

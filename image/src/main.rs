@@ -1,3 +1,7 @@
-//! Builds Cairn's boot images, layers and the toolbox they are built with.
+//! `cairn-image`: the command line of the image builder.
 
-fn main() {}
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,0 +1,56 @@
+# Cairn. `make help` lists the targets; each section belongs to one part of the house.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+TARGET := x86_64-unknown-linux-gnu
+
+##@ Start here
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Host
+
+# What a fresh Debian 12 lacks. Everything else is in the toolbox, at the same versions on every machine.
+HOST_PACKAGES := build-essential pkg-config ca-certificates mmdebstrap systemd-container util-linux git
+
+.PHONY: setup
+setup: ## Install what this host lacks (apt; root or sudo)
+	@command -v apt-get >/dev/null || { echo "setup: this host has no apt-get; install by hand: $(HOST_PACKAGES) and Rust 1.95" >&2; exit 1; }
+	@missing=(); for p in $(HOST_PACKAGES); do \
+	  [ "$$(dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null || true)" = installed ] || missing+=($$p); done; \
+	command -v $(CARGO) >/dev/null || missing+=(rustc-web cargo-web); \
+	if [ $${#missing[@]} = 0 ]; then echo "setup: nothing is missing"; exit 0; fi; \
+	[ -z "$(SUDO)" ] || sudo -n true 2>/dev/null || sudo -v || { echo "setup: needs root or sudo to install: $${missing[*]}" >&2; exit 1; }; \
+	echo "setup: installing $${missing[*]}"; \
+	$(SUDO) apt-get -q update && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "$${missing[@]}" \
+	  || { echo "setup: apt-get could not install: $${missing[*]}; see its messages above" >&2; exit 1; }; \
+	echo "setup: done"
+
+##@ Image
+
+# Overridable: make image KERNEL=cloud TRUST=dir VERSION=1.2.3 IMAGE_OUT=dir IMAGE_FLAGS="--cmdline-extra no_timer_check"
+KERNEL ?= generic
+VERSION ?= 0.1.0
+TRUST ?=
+IMAGE_OUT ?= target/image
+IMAGE_FLAGS ?=
+AGENT := target/$(TARGET)/agent/cairn-agent
+
+.PHONY: toolbox
+toolbox: ## Build the cached Debian root with QEMU, firmware and build tools
+	$(CARGO) run --quiet -p cairn-image -- toolbox ensure
+
+.PHONY: agent
+agent: ## Build the static agent binary
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build -p cairn-agent --profile agent --target $(TARGET)
+
+.PHONY: image
+image: agent ## Build kernel, initramfs, UKI, USB image, SBOM into target/image
+	$(CARGO) run --quiet -p cairn-image -- build --kernel $(KERNEL) --agent $(AGENT) --version $(VERSION) \
+	  $(if $(TRUST),--trust $(TRUST)) --out $(IMAGE_OUT) $(IMAGE_FLAGS)
