@@ -1,0 +1,52 @@
+//! Sizes above which an input is refused before it is parsed.
+//!
+//! Each is several times what a large site needs, and small enough that an agent with 10 MB of memory can hold one.
+
+/// A site's plan, bytes of YAML. 5,000 nodes with a network section each fit.
+pub const PLAN_BYTES: usize = 4 << 20;
+/// A seed file, bytes: a network document and a token.
+pub const SEED_BYTES: usize = 256 << 10;
+/// A node's assignment envelope, bytes: its own part of the plan and some bundle names.
+pub const ASSIGNMENT_BYTES: usize = 256 << 10;
+/// An enrolment request, bytes: a CSR and an inventory.
+pub const ENROL_BYTES: usize = 256 << 10;
+/// A heartbeat or its answer, bytes.
+pub const HEARTBEAT_BYTES: usize = 64 << 10;
+/// A full status report, bytes: an inventory of several hundred disks and links.
+pub const STATUS_BYTES: usize = 512 << 10;
+/// Any other JSON answer of the controller to a node, bytes.
+pub const ANSWER_BYTES: usize = 64 << 10;
+/// `image.json`, bytes.
+pub const SETTINGS_BYTES: usize = 16 << 10;
+/// A generation file, bytes: an assignment and a component list.
+pub const GENERATION_BYTES: usize = 512 << 10;
+/// Events in one heartbeat; the rest follows in the next.
+pub const EVENTS_PER_HEARTBEAT: usize = 32;
+/// Characters of one event's or one waiting reason's text; longer ones are cut.
+pub const TEXT_CHARS: usize = 400;
+
+/// `text` cut to [`TEXT_CHARS`] characters, control characters replaced, so that a hostile peer's text
+/// cannot draw on a console or fill a log.
+pub fn clean_text(text: &str) -> String {
+    text.chars().take(TEXT_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// The input was longer than its limit and was not parsed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} has {length} bytes, more than the {limit} allowed: it was not read")]
+pub struct TooLong {
+    /// What the input was, as an operator would call it.
+    pub what: &'static str,
+    /// Its length in bytes.
+    pub length: usize,
+    /// The limit in bytes.
+    pub limit: usize,
+}
+
+/// Fails when `bytes` is longer than `limit`.
+///
+/// # Errors
+/// [`TooLong`], naming `what`.
+pub fn check(what: &'static str, bytes: &[u8], limit: usize) -> Result<(), TooLong> {
+    if bytes.len() > limit { Err(TooLong { what, length: bytes.len(), limit }) } else { Ok(()) }
+}
