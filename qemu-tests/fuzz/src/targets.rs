@@ -1,0 +1,22 @@
+//! The parsers, each as a function that must never panic, hang or allocate without bound.
+
+use cairn_protocol::ids::Sha256Digest;
+use cairn_protocol::{console, generation, ids, inventory, plan, seed, settings};
+
+/// Every target by name.
+pub const ALL: &[(&str, fn(&[u8]))] = &[
+    ("plan", |data| with_text(data, |text| drop(plan::Plan::parse(text)))),
+    ("size", |data| with_text(data, |text| drop(text.parse::<plan::Size>()))),
+    ("seed", |data| drop(seed::open(data, Sha256Digest([0; 32])))),
+    ("settings", |data| drop(settings::parse(data))),
+    ("generation", |data| drop(generation::parse(data))),
+    ("inventory", |data| drop(serde_json::from_slice::<inventory::Inventory>(data))),
+    ("console-line", |data| with_text(data, |text| drop(console::Line::parse(text)))),
+    ("spiffe", |data| with_text(data, |text| drop(ids::parse_spiffe("cairn.lab", text)))),
+];
+
+fn with_text(data: &[u8], run: impl FnOnce(&str)) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        run(text);
+    }
+}
