@@ -18,6 +18,7 @@ pub mod limits;
 pub mod netplan;
 pub mod plan;
 pub mod seed;
+pub mod select;
 pub mod settings;
 pub mod signed;
 pub mod stage;
