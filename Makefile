@@ -68,7 +68,7 @@ FUZZ_SECONDS ?= 3
 .PHONY: fuzz
 fuzz: ## Fuzz every parser for FUZZ_SECONDS each
 	cd qemu-tests/fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" CARGO_TARGET_DIR=../../target/fuzz $(CARGO) build -q --release --target $(TARGET)
-	@names=$$({ CAIRN_FUZZ_TARGET=? $(FUZZ_BIN) 2>&1 </dev/null || true; } | sed -n 's/.*one of: //p'); \
+	@names=$$({ CAIRN_FUZZ_TARGET=? $(FUZZ_BIN) -artifact_prefix=target/fuzz/ 2>&1 </dev/null || true; } | sed -n 's/.*one of: //p'); \
 	[ -n "$$names" ] || { echo "fuzz: no targets" >&2; exit 1; }; \
 	for name in $$names; do \
 	  corpus=target/fuzz/corpus/$$name; mkdir -p $$corpus target/fuzz/artifacts; \
