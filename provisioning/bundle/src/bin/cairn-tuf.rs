@@ -1,0 +1,2 @@
+//! A TUF client on the command line.
+fn main() {}
