@@ -76,6 +76,18 @@ pub struct BootUrls {
     pub uki: String,
 }
 
+impl BootUrls {
+    /// Those of the controller's boot service at `base`, such as `http://10.77.0.1:8080`. iPXE fills in who it is.
+    #[must_use]
+    pub fn of_boot_service(base: &str) -> Self {
+        let base = base.trim_end_matches('/');
+        Self {
+            ipxe_script: format!("{base}/boot.ipxe?serial=${{serial:uristring}}&uuid=${{uuid}}&mac=${{mac:hexhyp}}"),
+            uki: format!("{base}/boot/{UKI}"),
+        }
+    }
+}
+
 /// A fixed name and address, by MAC.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {

@@ -10,7 +10,7 @@
 //! | 7, 9 (x86-64 UEFI PXE) | `snponly.efi` or the UKI by TFTP |
 //! | 16 (x86-64 UEFI HTTP) with vendor class `HTTPClient` | the UKI's URL, and `HTTPClient` echoed in option 60 |
 
-use std::fmt::Write;
+use std::path::Path;
 
 use crate::config::{BIOS_IPXE, Dhcp, Error, Netboot, UEFI_IPXE, UKI, UefiPxe};
 
@@ -117,8 +117,6 @@ fn uefi_file(netboot: &Netboot) -> &'static str {
 
 /// The command line that checks a configuration file without running it.
 #[must_use]
-pub fn check_args(conf: &str) -> Vec<String> {
-    let mut arg = String::new();
-    let _ = write!(arg, "--conf-file={conf}");
-    vec!["--test".to_owned(), arg]
+pub fn check_args(conf: &Path) -> Vec<String> {
+    vec!["--test".to_owned(), format!("--conf-file={}", conf.display())]
 }

@@ -3,8 +3,8 @@
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use cairn_image::toolbox::Toolbox;
 use cairn_netboot::{BootUrls, Dhcp, Error, Host, Netboot, UefiPxe, dnsmasq, ipxe};
 use proptest::prelude::*;
 
@@ -26,10 +26,7 @@ fn full() -> Netboot {
             name: "node-a".to_owned(),
         }],
         uefi_pxe: UefiPxe::Ipxe,
-        urls: BootUrls {
-            ipxe_script: "http://10.77.0.1:8080/boot/ipxe?serial=${serial:uristring}".to_owned(),
-            uki: "http://10.77.0.1:8080/boot/cairn.efi".to_owned(),
-        },
+        urls: BootUrls::of_boot_service("http://10.77.0.1:8080/"),
         tftp_root: PathBuf::from("/srv/tftp"),
         lease_file: PathBuf::from("/var/lib/misc/cairn.leases"),
         pid_file: None,
@@ -103,19 +100,16 @@ fn values_that_would_change_the_configuration_are_refused() {
     assert!(ipxe::chain("http://a/\nshell").is_err());
 }
 
-/// Runs dnsmasq's own check: the host's where it has one, else the toolbox's.
+/// Runs the toolbox's dnsmasq's own check.
 fn dnsmasq_accepts(conf: &str) -> Result<(), String> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("dnsmasq.conf");
     std::fs::write(&path, conf).unwrap();
-    let mut command = dnsmasq_command();
-    let out = command.args(dnsmasq::check_args("-")).stdin(std::fs::File::open(&path).unwrap()).output().unwrap();
+    let toolbox = Toolbox::ensure(&|line| eprintln!("{line}")).unwrap();
+    let mut command = toolbox.enter().bind_ro(dir.path()).command("dnsmasq");
+    let out = command.args(dnsmasq::check_args(&path)).output().unwrap();
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     if out.status.success() && said.contains("syntax check OK") { Ok(()) } else { Err(said) }
-}
-
-fn dnsmasq_command() -> Command {
-    Command::new("dnsmasq")
 }
 
 #[test]
