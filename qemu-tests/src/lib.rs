@@ -1,1 +1,20 @@
 //! Racks of nodes in QEMU: switch, power, faults, assertions.
+//!
+//! A rack is described by a TOML file ([`spec`]) and stands up ([`rack::Rack`]) inside namespaces of its own
+//! ([`namespace`]): its [`site`] is a userspace [`switch`] with dnsmasq and the controller on one tap device, its
+//! [`node`]s are QEMU processes ([`qemu`]). Progress is read from consoles ([`tail`]) and from the controller; every wait
+//! names its condition, has a deadline and points to the file that tells why it did not come.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod dirs;
+pub mod namespace;
+pub mod node;
+pub mod qemu;
+pub mod rack;
+pub mod report;
+pub mod service;
+pub mod site;
+pub mod spec;
+pub mod switch;
+pub mod tail;
+pub mod units;

@@ -1,3 +1,35 @@
-//! Racks of nodes in QEMU: switch, power, faults, assertions.
+//! `cairn-lab`: racks in QEMU.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod cli;
+
+/// Racks of nodes in QEMU: switch, power, faults, assertions.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Puts up a rack, powers it on and waits until what its file expects is true.
+    Run(cli::Run),
+    /// Reads a rack file and says what is wrong with it.
+    Check {
+        /// The rack file.
+        rack: PathBuf,
+    },
+}
+
+/// Exit statuses: 0 every expectation holds, 1 one does not or something failed, 2 wrong usage or rack file.
+fn main() -> ExitCode {
+    match Arguments::parse().verb {
+        Verb::Run(run) => cli::run(&run),
+        Verb::Check { rack } => cli::check(&rack),
+    }
+}

@@ -1,0 +1,388 @@
+//! One server of a rack: power, console, disks.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cairn_image::toolbox::Toolbox;
+use cairn_protocol::console::{Line, Said};
+use cairn_protocol::stage::Stage;
+
+use crate::dirs::{self, Dirs, fail, socket};
+use crate::qemu::args::{self, Accel, Direct, DiskArgs, Machine, NicArgs};
+use crate::qemu::process::{self, Process};
+use crate::qemu::qmp::{self, Qmp};
+use crate::spec::{Boot, Node as NodeSpec, RackSpec, disk_serial, mac};
+use crate::switch::{Port, PortConfig, Switch, Vlan, wire};
+use crate::tail::{Tail, Timeout};
+
+/// Why something could not be done to a node.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Files.
+    #[error(transparent)]
+    Dirs(#[from] dirs::Error),
+    /// QEMU.
+    #[error(transparent)]
+    Process(#[from] process::Error),
+    /// Its control socket.
+    #[error(transparent)]
+    Qmp(#[from] qmp::Error),
+    /// The switch.
+    #[error(transparent)]
+    Switch(#[from] wire::Error),
+    /// It is off.
+    #[error("{0} is powered off")]
+    Off(String),
+    /// It is on, and what was asked needs it off.
+    #[error("{0} is powered on; power it off first")]
+    On(String),
+    /// No such part.
+    #[error("{node} has no {part}")]
+    NoPart {
+        /// Which node.
+        node: String,
+        /// Which part.
+        part: String,
+    },
+    /// The console did not say it.
+    #[error("{node}: {source}")]
+    Timeout {
+        /// Which node.
+        node: String,
+        /// What was waited for.
+        source: Timeout,
+    },
+}
+
+/// What all nodes share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Where QEMU comes from.
+    pub toolbox: Toolbox,
+    /// What executes guests.
+    pub accel: Accel,
+    /// The run's folders.
+    pub dirs: Dirs,
+    /// Boot files.
+    pub image: PathBuf,
+    /// Kernel command line of the boot ways where the lab writes it.
+    pub cmdline: String,
+}
+
+/// A server.
+#[derive(Debug)]
+pub struct Node {
+    spec: NodeSpec,
+    machine: Machine,
+    shared: Arc<Shared>,
+    ports: Vec<Port>,
+    process: Option<Process>,
+    tail: Tail,
+    powered: Option<Instant>,
+    spent: f64,
+}
+
+/// Kernel command line words that every boot way of the lab needs: the console that the lab reads, and no check of the timer,
+/// whose interrupt TCG sometimes delivers too late, which the kernel takes for a broken board.
+pub const CMDLINE: &str = "console=tty0 console=ttyS0,115200 no_timer_check panic=10";
+
+impl Node {
+    /// Puts the node in the rack: empty disks, variable store, switch ports. It stays off.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn install(rack: &RackSpec, index: usize, switch: &Switch, shared: &Arc<Shared>) -> Result<Self, Error> {
+        let spec = rack.nodes.get(index).cloned().ok_or_else(|| Error::NoPart {
+            node: rack.name.clone(),
+            part: format!("node {index}"),
+        })?;
+        let work = shared.dirs.work();
+        let mut nics = Vec::new();
+        let mut ports = Vec::new();
+        for (at, nic) in spec.nics.iter().enumerate() {
+            // Socket paths end at 107 bytes; positions are shorter than names.
+            let (local, remote) = (socket(&format!("q{index}-{at}")), socket(&format!("s{index}-{at}")));
+            let vlan = Vlan::Access(nic.vlan.unwrap_or(crate::switch::fabric::DEFAULT_VLAN));
+            ports.push(switch.add_socket(&remote, &local, PortConfig { vlan, ..PortConfig::default() })?);
+            nics.push(NicArgs { model: nic.model, mac: mac(rack, index, at), local, remote });
+        }
+        let mut disks = Vec::new();
+        for (at, disk) in spec.disks.iter().enumerate() {
+            let path = work.join(format!("{}-disk{at}.img", spec.name));
+            let file = File::create(&path).map_err(fail("make", &path))?;
+            file.set_len(disk.size.0).map_err(fail("size", &path))?;
+            disks.push(DiskArgs { path, format: "raw", bus: disk.bus, serial: disk_serial(&spec, at) });
+        }
+        let nvram = work.join(format!("{}-vars.fd", spec.name));
+        if spec.boot.is_uefi() {
+            let empty = shared.toolbox.root().join(args::OVMF_VARS.trim_start_matches('/'));
+            std::fs::copy(&empty, &nvram).map_err(fail("copy", &empty))?;
+        }
+        let mut stick = None;
+        if spec.boot == Boot::Usb {
+            let path = work.join(format!("{}-stick.img", spec.name));
+            let image = shared.image.join("cairn-usb.img");
+            std::fs::copy(&image, &path).map_err(fail("copy", &image))?;
+            stick = Some(path);
+        }
+        let direct = (spec.boot == Boot::Direct).then(|| Direct {
+            kernel: shared.image.join("vmlinuz"),
+            initrd: shared.image.join("initramfs.img"),
+            cmdline: shared.cmdline.clone(),
+        });
+        let console = shared.dirs.console(&spec.name);
+        let machine = Machine {
+            name: spec.name.clone(),
+            serial: spec.serial(),
+            uuid: uuid(&spec.serial()),
+            boot: spec.boot,
+            accel: shared.accel,
+            cpus: spec.cpus,
+            memory: spec.memory,
+            screen: spec.screen,
+            watchdog: spec.watchdog,
+            clock: spec.clock.clone(),
+            extra_cmdline: "no_timer_check".to_owned(),
+            direct,
+            nics,
+            disks,
+            stick,
+            nvram,
+            qmp: socket(&format!("m{index}")),
+            console: console.clone(),
+        };
+        let tail = Tail::follow(&console);
+        Ok(Self { spec, machine, shared: Arc::clone(shared), ports, process: None, tail, powered: None, spent: 0.0 })
+    }
+
+    /// Its description.
+    #[must_use]
+    pub fn spec(&self) -> &NodeSpec {
+        &self.spec
+    }
+
+    /// What QEMU is told at the next power-on; to change boot way, memory or clock between two.
+    pub fn machine(&mut self) -> &mut Machine {
+        &mut self.machine
+    }
+
+    /// The switch port of a card.
+    #[must_use]
+    pub fn port(&self, nic: usize) -> Option<Port> {
+        self.ports.get(nic).copied()
+    }
+
+    /// Powers it on. Nothing happens when it is on.
+    ///
+    /// # Errors
+    /// When QEMU does not start.
+    pub fn power_on(&mut self) -> Result<(), Error> {
+        if self.running() {
+            return Ok(());
+        }
+        let shared = Arc::clone(&self.shared);
+        let (work, serial) = (shared.dirs.work(), shared.dirs.serial());
+        let binds: [&Path; 3] = [&work, &serial, &shared.image];
+        let log = shared.dirs.log(&format!("qemu-{}", self.spec.name));
+        self.powered = Some(Instant::now());
+        self.process = Some(Process::start(&shared.toolbox, &self.machine, &binds, &log)?);
+        Ok(())
+    }
+
+    /// Cuts the power.
+    pub fn power_off(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            self.spent += process.cpu_seconds();
+            process.power_off();
+        }
+    }
+
+    /// Cuts the power and turns it on again.
+    ///
+    /// # Errors
+    /// When QEMU does not start.
+    pub fn cycle(&mut self) -> Result<(), Error> {
+        self.power_off();
+        self.power_on()
+    }
+
+    /// Presses the reset button.
+    ///
+    /// # Errors
+    /// When it is off or does not answer.
+    pub fn reset(&mut self) -> Result<(), Error> {
+        Ok(self.qmp()?.reset()?)
+    }
+
+    /// A control connection.
+    ///
+    /// # Errors
+    /// When it is off or does not answer.
+    pub fn qmp(&mut self) -> Result<Qmp, Error> {
+        match &self.process {
+            Some(process) => Ok(process.qmp()?),
+            None => Err(Error::Off(self.spec.name.clone())),
+        }
+    }
+
+    /// Whether it is on. A guest that shut itself down is off.
+    pub fn running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::running)
+    }
+
+    /// When it was powered on last.
+    #[must_use]
+    pub fn powered(&self) -> Option<Instant> {
+        self.powered
+    }
+
+    /// Processor seconds that its QEMU used, over all power cycles.
+    #[must_use]
+    pub fn cpu_seconds(&self) -> f64 {
+        self.spent + self.process.as_ref().map_or(0.0, Process::cpu_seconds)
+    }
+
+    /// Its console.
+    #[must_use]
+    pub fn console(&self) -> &Tail {
+        &self.tail
+    }
+
+    /// Where the console stands now; later waits look only at what comes after.
+    #[must_use]
+    pub fn mark(&self) -> usize {
+        self.tail.mark()
+    }
+
+    /// Waits for a console line since `mark` that `pick` answers to.
+    ///
+    /// # Errors
+    /// When it does not come in time, with the condition and the console's file.
+    pub fn wait_console<T>(
+        &self,
+        mark: usize,
+        patience: Duration,
+        condition: &str,
+        pick: impl FnMut(&str) -> Option<T>,
+    ) -> Result<T, Error> {
+        let waited = self.tail.wait(mark, patience, condition, pick);
+        waited.map_err(|source| Error::Timeout { node: self.spec.name.clone(), source })
+    }
+
+    /// Waits for a console line that holds `text`, and returns it.
+    ///
+    /// # Errors
+    /// As [`Node::wait_console`].
+    pub fn wait_text(&self, mark: usize, patience: Duration, text: &str) -> Result<String, Error> {
+        self.wait_console(mark, patience, text, |line| line.contains(text).then(|| line.to_owned()))
+    }
+
+    /// Waits until a stage is done.
+    ///
+    /// # Errors
+    /// As [`Node::wait_console`].
+    pub fn wait_stage(&self, mark: usize, patience: Duration, stage: Stage) -> Result<Line, Error> {
+        self.wait_said(mark, patience, &format!("stage {stage} done"), |line| {
+            line.stage == stage && line.said == Said::Done
+        })
+    }
+
+    /// Waits for a refusal with this code, and returns its line.
+    ///
+    /// # Errors
+    /// As [`Node::wait_console`].
+    pub fn wait_refused(&self, mark: usize, patience: Duration, code: &str) -> Result<Line, Error> {
+        self.wait_said(mark, patience, &format!("refusal {code}"), |line| {
+            matches!(&line.said, Said::Refused { code: said, .. } if said == code)
+        })
+    }
+
+    /// Waits for a line of the agent.
+    ///
+    /// # Errors
+    /// As [`Node::wait_console`].
+    pub fn wait_said(
+        &self,
+        mark: usize,
+        patience: Duration,
+        condition: &str,
+        wanted: impl Fn(&Line) -> bool,
+    ) -> Result<Line, Error> {
+        self.wait_console(mark, patience, condition, |text| Line::parse(text).filter(|line| wanted(line)))
+    }
+
+    /// The file behind a disk.
+    ///
+    /// # Errors
+    /// When there is no such disk.
+    pub fn disk(&self, index: usize) -> Result<&Path, Error> {
+        let disk = self.machine.disks.get(index).map(|disk| disk.path.as_path());
+        disk.ok_or_else(|| Error::NoPart { node: self.spec.name.clone(), part: format!("disk {index}") })
+    }
+
+    /// Flips the bits of one byte of a disk. The node must be off.
+    ///
+    /// # Errors
+    /// When it is on, or there is no such disk or place.
+    pub fn corrupt_disk(&mut self, index: usize, offset: u64) -> Result<(), Error> {
+        if self.running() {
+            return Err(Error::On(self.spec.name.clone()));
+        }
+        let path = self.disk(index)?.to_owned();
+        Ok(flip_byte(&path, offset)?)
+    }
+}
+
+/// Flips all bits of one byte of a file in place.
+///
+/// # Errors
+/// When the file cannot be changed there.
+pub fn flip_byte(path: &Path, offset: u64) -> Result<(), dirs::Error> {
+    let file = OpenOptions::new().read(true).write(true).open(path).map_err(fail("open", path))?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).map_err(fail("read", path))?;
+    file.write_all_at(&[!byte[0]], offset).map_err(fail("write", path))?;
+    file.sync_all().map_err(fail("flush", path))
+}
+
+/// A UUID from a serial number: the same machine has the same one in every run (FNV-1a, marked as RFC 9562 version 8).
+fn uuid(serial: &str) -> String {
+    let hash = |seed: u64| serial.bytes().fold(seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let (a, b) = (hash(0xcbf2_9ce4_8422_2325), hash(0x9e37_79b9_7f4a_7c15));
+    format!(
+        "{:08x}-{:04x}-8{:03x}-a{:03x}-{:012x}",
+        a >> 32,
+        a >> 16 & 0xffff,
+        a & 0xfff,
+        b >> 48 & 0xfff,
+        b & 0xffff_ffff_ffff
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uuids_are_stable_and_differ() {
+        assert_eq!(uuid("LAB-A"), uuid("LAB-A"));
+        assert_ne!(uuid("LAB-A"), uuid("LAB-B"));
+        assert_eq!(uuid("LAB-A").len(), 36);
+        assert_eq!(&uuid("LAB-A")[14..15], "8");
+    }
+
+    #[test]
+    fn a_flipped_byte_differs_and_flips_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        std::fs::write(&path, [1, 2, 3]).unwrap();
+        flip_byte(&path, 1).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), [1, 0xfd, 3]);
+        flip_byte(&path, 1).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), [1, 2, 3]);
+        assert!(flip_byte(&path, 3).is_err());
+    }
+}

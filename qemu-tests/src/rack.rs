@@ -1,0 +1,164 @@
+//! A rack that stands: its site and its nodes. What scenario tests hold in hand.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cairn_image::toolbox::{self, Toolbox};
+
+use crate::dirs::{self, Dirs, fail};
+use crate::namespace;
+use crate::node::{self, CMDLINE, Node, Shared};
+use crate::qemu::accel;
+use crate::qemu::args::Accel;
+use crate::site::{self, Controller, Site};
+use crate::spec::RackSpec;
+
+/// Why a rack does not stand.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Files.
+    #[error(transparent)]
+    Dirs(#[from] dirs::Error),
+    /// The toolbox.
+    #[error(transparent)]
+    Toolbox(#[from] toolbox::Error),
+    /// The namespaces.
+    #[error(transparent)]
+    Namespace(#[from] namespace::Error),
+    /// The site.
+    #[error(transparent)]
+    Site(#[from] site::Error),
+    /// A node.
+    #[error(transparent)]
+    Node(#[from] node::Error),
+    /// No such node.
+    #[error("rack {rack} has no node {node}")]
+    NoNode {
+        /// Rack.
+        rack: String,
+        /// Node.
+        node: String,
+    },
+}
+
+/// What a rack needs beside its file.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Folder that gets a folder for each rack.
+    pub out: PathBuf,
+    /// Folder with boot files.
+    pub image: PathBuf,
+    /// The controller; none for racks without one.
+    pub controller: Option<Controller>,
+    /// What executes guests; found out by trying when none is given.
+    pub accel: Option<Accel>,
+}
+
+/// A standing rack. Dropping it cuts every node's power and stops the site.
+#[derive(Debug)]
+pub struct Rack {
+    spec: RackSpec,
+    shared: Arc<Shared>,
+    nodes: Vec<Node>,
+    /// Services and switch. After the nodes, so that they lose power first.
+    pub site: Site,
+}
+
+impl Rack {
+    /// Puts up the rack: site services run, nodes are in place and off. Must be called inside the lab's namespaces.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn start(spec: RackSpec, options: &Options) -> Result<Self, Error> {
+        if !namespace::inside() {
+            return Err(namespace::Error::Outside.into());
+        }
+        let toolbox = Toolbox::ensure(&|line| eprintln!("{line}"))?;
+        let dirs = Dirs::create(&options.out, &spec.name)?;
+        let image = std::path::absolute(&options.image).map_err(fail("find", &options.image))?;
+        let cmdline = format!("{CMDLINE} {}", spec.image.cmdline).trim_end().to_owned();
+        // A broken KVM takes seconds to show; the site comes up meanwhile.
+        let (accel, site) = std::thread::scope(|scope| {
+            let probe = scope.spawn(|| options.accel.unwrap_or_else(|| accel::probe(&toolbox, &dirs.work())));
+            let site = Site::start(&spec, &toolbox, &dirs, &image, &cmdline, options.controller.clone());
+            (probe.join().unwrap_or(Accel::Tcg), site)
+        });
+        let site = site?;
+        let shared = Arc::new(Shared { toolbox, accel, dirs, image, cmdline });
+        let nodes = (0..spec.nodes.len())
+            .map(|index| Node::install(&spec, index, &site.switch, &shared))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { spec, shared, nodes, site })
+    }
+
+    /// Its description.
+    #[must_use]
+    pub fn spec(&self) -> &RackSpec {
+        &self.spec
+    }
+
+    /// What executes its guests.
+    #[must_use]
+    pub fn accel(&self) -> Accel {
+        self.shared.accel
+    }
+
+    /// The run's folders.
+    #[must_use]
+    pub fn dirs(&self) -> &Dirs {
+        &self.shared.dirs
+    }
+
+    /// All nodes.
+    pub fn nodes(&mut self) -> &mut [Node] {
+        &mut self.nodes
+    }
+
+    /// A node by name.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn node(&mut self, name: &str) -> Result<&mut Node, Error> {
+        let rack = self.spec.name.clone();
+        let found = self.nodes.iter_mut().find(|node| node.spec().name == name);
+        found.ok_or_else(|| Error::NoNode { rack, node: name.to_owned() })
+    }
+
+    /// Powers on every node whose file does not say `power = false`.
+    ///
+    /// # Errors
+    /// When one does not start.
+    pub fn power_on(&mut self) -> Result<(), Error> {
+        for node in self.nodes.iter_mut().filter(|node| node.spec().power) {
+            node.power_on()?;
+        }
+        Ok(())
+    }
+
+    /// Cuts a card's link at the switch, or mends it.
+    ///
+    /// # Errors
+    /// When there is no such node; a card that is not there is ignored.
+    pub fn cut(&mut self, node: &str, nic: usize, cut: bool) -> Result<(), Error> {
+        if let Some(port) = self.node(node)?.port(nic) {
+            self.site.switch.cut(port, cut);
+        }
+        Ok(())
+    }
+
+    /// Flips a byte of a file of the controller's repository.
+    ///
+    /// # Errors
+    /// When there is no controller or no such file.
+    pub fn corrupt_repository(&self, file: &Path, offset: u64) -> Result<(), Error> {
+        let no_controller = || site::Error::NoController(self.spec.name.clone());
+        let repository = self.site.repository().ok_or_else(no_controller)?;
+        Ok(node::flip_byte(&repository.join(file), offset)?)
+    }
+
+    /// Powers everything off and stops the site in order.
+    pub fn stop(&mut self) {
+        self.nodes.iter_mut().for_each(Node::power_off);
+        self.site.stop();
+    }
+}
