@@ -1,0 +1,4 @@
+//! What UEFI firmware starts: the unified kernel image, and a USB stick that carries it.
+
+pub mod uki;
+pub mod usb;
