@@ -5,6 +5,8 @@ use std::mem::{size_of, zeroed};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::{c_int, c_void, socklen_t};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// One instruction of a classic BPF filter: code, jump if true, jump if false, operand (linux/filter.h).
 pub type Instruction = (u16, u8, u8, u32);
@@ -60,6 +62,19 @@ impl PacketSocket {
             libc::bind(raw, (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as socklen_t)
         })?;
         Ok(socket)
+    }
+
+    /// Hands the socket to the current tokio runtime, which tells when there is something to receive.
+    ///
+    /// # Errors
+    /// As epoll_ctl(2).
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O enabled.
+    pub fn watched(self) -> io::Result<AsyncFd<Self>> {
+        // SAFETY: the descriptor is owned by `self`, private and never replaced, so it is open and the same one for
+        // as long as the `AsyncFd` holds `self`.
+        unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }.map_err(io::Error::from)
     }
 
     fn address(&self, mac: [u8; 6]) -> libc::sockaddr_ll {
