@@ -1,3 +1,5 @@
 //! Cairn's Edge Agent: PID 1 in the initramfs, afterwards a service of the booted root.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    cairn_agent::cli::main()
+}

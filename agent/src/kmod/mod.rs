@@ -1,0 +1,4 @@
+//! Kernel modules on demand: which modules a modalias or a name needs ([`index`], pure), and their loading ([`load`]).
+
+pub mod index;
+pub mod load;

@@ -1,0 +1,142 @@
+//! `devices`: kernel modules for the hardware that is there; disks looked through for a state partition.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use cairn_protocol::stage::Stage;
+
+use crate::clock;
+use crate::engine::Outcome;
+use crate::kmod::load::Modules;
+use crate::worker::context::Context;
+
+/// The devices count as settled when nothing new appeared for this long. A virtio disk needs 10 ms after its driver, a
+/// SATA link 100 ms; what is slower (a RAID controller, a USB stick) is waited for by its own rule below.
+const QUIET: Duration = Duration::from_millis(300);
+/// The longest wait for slow devices: USB's own settling delay is 1 s, a RAID controller's scan some seconds. A disk
+/// that comes later still is found: the `disks` stage looks again.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// Tries once.
+pub(super) async fn run(context: &mut Context) -> Outcome {
+    if context.options.hosted {
+        return Outcome::Done;
+    }
+    let Some(modules) = context.modules.as_mut() else { return Outcome::Done };
+    // The socket first, the walk second: whatever appears in between is seen by one of them.
+    let events = cairn_sys::uevent::Socket::open();
+    let (mut loaded, mut troubles) = walk(modules);
+    let begun = clock::since_boot();
+    let mut last_new = begun;
+    if let Ok(events) = &events {
+        loop {
+            let mut fresh = false;
+            while let Ok(Some(event)) = events.next() {
+                fresh |= event.action == "add";
+                if let Some(modalias) = event.variables.get("MODALIAS").filter(|_| event.action == "add") {
+                    let (count, more) = modules.request(modalias);
+                    loaded += count;
+                    troubles.extend(more);
+                }
+            }
+            let now = clock::since_boot();
+            if fresh {
+                last_new = now;
+            }
+            let quiet = now.saturating_sub(last_new) >= QUIET;
+            if (quiet && !storage_is_scanning()) || now.saturating_sub(begun) >= LONGEST {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    for trouble in troubles.iter().take(8) {
+        context.console.note(Stage::Devices, trouble.clone());
+    }
+    let (nics, disks) = (physical_nics().len(), disks().len());
+    context
+        .console
+        .note(Stage::Devices, format!("{loaded} modules loaded, {nics} network interfaces, {disks} disks"));
+    Outcome::Done
+}
+
+/// Requests a module for every device that sysfs shows.
+fn walk(modules: &mut Modules) -> (usize, Vec<String>) {
+    let (mut loaded, mut troubles) = (0, Vec::new());
+    for modalias in modaliases(Path::new("/sys/bus")) {
+        let (count, more) = modules.request(&modalias);
+        loaded += count;
+        troubles.extend(more);
+    }
+    (loaded, troubles)
+}
+
+/// Every modalias below `buses` (`/sys/bus`).
+fn modaliases(buses: &Path) -> BTreeSet<String> {
+    let list = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    list(buses)
+        .flat_map(|bus| list(&bus.join("devices")).collect::<Vec<_>>())
+        .filter_map(|device| fs::read_to_string(device.join("modalias")).ok())
+        .map(|text| text.trim().to_owned())
+        .filter(|text| !text.is_empty())
+        .collect()
+}
+
+/// Whether a driver that was bound still looks for its disks: SCSI hosts and NVMe controllers without any.
+fn storage_is_scanning() -> bool {
+    let names = |dir: &str| -> Vec<String> {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    };
+    let nvme = names("/sys/class/nvme").iter().any(|controller| {
+        let state = fs::read_to_string(format!("/sys/class/nvme/{controller}/state"));
+        state.is_ok_and(|state| ["new", "connecting", "resetting"].contains(&state.trim()))
+    });
+    // USB storage waits a second (delay_use) before it looks at a stick.
+    let usb = names("/sys/bus/usb/drivers/usb-storage").iter().chain(&names("/sys/bus/usb/drivers/uas")).any(
+        |name| {
+            name.contains(':')
+                && !fs::read_dir(format!("/sys/bus/usb/devices/{name}"))
+                    .into_iter()
+                    .flatten()
+                    .flatten()
+                    .filter(|entry| entry.file_name().to_string_lossy().starts_with("host"))
+                    .any(|host| has_target(&host.path()))
+        },
+    );
+    nvme || usb
+}
+
+/// Whether a SCSI host has a target with a block device.
+fn has_target(host: &Path) -> bool {
+    let entries = fs::read_dir(host).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| {
+        let path = entry.path();
+        entry.file_name().to_string_lossy().starts_with("target")
+            && fs::read_dir(&path)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .any(|lun| fs::read_dir(lun.path().join("block")).is_ok_and(|mut list| list.next().is_some()))
+    })
+}
+
+/// Network interfaces with a device behind them.
+fn physical_nics() -> Vec<String> {
+    with_device("/sys/class/net")
+}
+
+/// Whole disks with a device behind them.
+fn disks() -> Vec<String> {
+    with_device("/sys/class/block").into_iter().filter(|name| !name.starts_with("sr")).collect()
+}
+
+fn with_device(class: &str) -> Vec<String> {
+    let entries = fs::read_dir(class).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.path().join("device").exists())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
+}

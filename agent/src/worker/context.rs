@@ -1,0 +1,106 @@
+//! What the stages share: filled in as the walk goes on.
+
+use std::fs;
+use std::sync::Arc;
+
+use cairn_protocol::heartbeat::Severity;
+use cairn_protocol::ids::Sha256Digest;
+use cairn_protocol::plan::Timeouts;
+use cairn_protocol::seed::Seed;
+use cairn_protocol::settings::ImageSettings;
+
+use crate::cli::WorkerOptions;
+use crate::clock::Clock;
+use crate::cmdline::Cmdline;
+use crate::console::Console;
+use crate::control::Control;
+use crate::kmod::load::Modules;
+use crate::paths::Paths;
+use crate::report::Report;
+use crate::spool::Spool;
+use crate::trust::{self, Trust};
+
+/// The worker's state.
+#[derive(Debug)]
+pub struct Context {
+    /// The command line of this process.
+    pub options: WorkerOptions,
+    /// Where things lie.
+    pub paths: Paths,
+    /// The lines on serial and screen.
+    pub console: Arc<Console>,
+    /// The kernel's command line.
+    pub cmdline: Cmdline,
+    /// What the image trusts, or why it cannot be read.
+    pub trust: Result<Arc<Trust>, String>,
+    /// The trusted time.
+    pub clock: Arc<Clock>,
+    /// What is published.
+    pub report: Arc<Report>,
+    /// Events for central.
+    pub spool: Arc<Spool>,
+    /// The pipe to PID 1.
+    pub control: Arc<Control>,
+    /// Kernel modules; `None` in hosted mode.
+    pub modules: Option<Modules>,
+    /// The signed seed, where one was found.
+    pub seed: Option<Seed>,
+    /// The measured speed.
+    pub measured: Timeouts,
+    /// The plan's word about speed.
+    pub planned: Timeouts,
+}
+
+impl Context {
+    /// A fresh context; nothing is done yet.
+    pub fn new(options: WorkerOptions, control: Arc<Control>) -> Self {
+        let paths = Paths::new(&options.root);
+        let hosted = options.hosted;
+        let cmdline =
+            if hosted { String::new() } else { fs::read_to_string("/proc/cmdline").unwrap_or_default() };
+        let trust = trust::read(&paths.trust()).map(Arc::new).map_err(|e| e.to_string());
+        let floor = trust.as_ref().map_or(0, |trust| trust.settings.build_time);
+        let console = if hosted || !control.is_connected() { Console::stdout() } else { Console::of_node() };
+        Self {
+            console: Arc::new(console),
+            cmdline: Cmdline::parse(&cmdline),
+            trust,
+            clock: Arc::new(Clock::new(floor)),
+            report: Arc::new(Report::new(paths.clone())),
+            spool: Arc::new(Spool::open(&paths)),
+            control,
+            modules: (!hosted).then(Modules::of_running_kernel),
+            seed: None,
+            measured: super::measure_speed(),
+            planned: Timeouts::Auto,
+            paths,
+            options,
+        }
+    }
+
+    /// The speed by which time limits are judged.
+    pub fn speed(&self) -> Timeouts {
+        if self.planned == Timeouts::Auto { self.measured } else { self.planned }
+    }
+
+    /// The image's settings, where they could be read.
+    pub fn settings(&self) -> Option<&ImageSettings> {
+        self.trust.as_ref().ok().map(|trust| &trust.settings)
+    }
+
+    /// The pin, where it could be read.
+    pub fn pin(&self) -> Option<Sha256Digest> {
+        self.trust.as_ref().ok().map(|trust| trust.pin)
+    }
+
+    /// Makes events of the crashes that PID 1 kept.
+    pub fn take_over_crashes(&self) {
+        for (file, crash) in crate::pid1::crash::kept(&self.paths.crashes()) {
+            self.spool.event(&self.clock, crash.stage, Severity::Error, "worker-crash", &crash.line);
+            let _ = fs::remove_file(file);
+        }
+    }
+
+    /// The walk is over: what is still to be sent is sent within a bounded time.
+    pub async fn finish(&mut self) {}
+}
