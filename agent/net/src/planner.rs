@@ -1,0 +1,142 @@
+//! From what is wanted and what is there to the steps between (pure).
+//!
+//! Running the steps and planning again gives no steps. Only routes of our protocols, and only links that the plan
+//! names or that were ours before, are touched.
+
+use std::net::IpAddr;
+
+use cairn_protocol::netplan::Cidr;
+
+use crate::dhcp::Lease;
+use crate::facts::{LinkFacts, PROTOCOL_DHCP, Route, TABLE_MAIN};
+use crate::op::Op;
+use crate::want::Want;
+
+/// Metric of a DHCP route, plus the link's index: two links with a default route each do not overwrite each other,
+/// and the first link wins. 100 is netplan's default for DHCP.
+const DHCP_METRIC: u32 = 100;
+/// Lifetimes may differ by this much between lease and kernel before the address is set again, seconds: the kernel
+/// counts in whole seconds and the netlink answer is a moment old.
+const LIFETIME_SLACK: u32 = 5;
+
+/// A lease in use.
+#[derive(Debug, Clone, Copy)]
+pub struct LeaseUse<'a> {
+    /// The lease.
+    pub lease: &'a Lease,
+    /// Seconds it has left; `None` is for ever.
+    pub seconds: Option<u32>,
+}
+
+/// The steps for one link that is there, given what is wanted of it and the lease it has.
+pub fn link_ops(facts: &LinkFacts, want: &Want, lease: Option<LeaseUse<'_>>) -> Vec<Op> {
+    let mut ops = Vec::new();
+    let link = || facts.name.clone();
+    let accept = if want.accept_ra { 2 } else { 0 };
+    let autoconf = u8::from(want.accept_ra);
+    for (key, have, value) in
+        [("accept_ra", facts.ipv6.accept_ra, accept), ("autoconf", facts.ipv6.autoconf, autoconf)]
+    {
+        if have.is_some_and(|have| have != value) {
+            ops.push(Op::Ipv6 { link: link(), key, value });
+        }
+    }
+    let mtu = want.mtu.or(lease.and_then(|lease| lease.lease.mtu).map(u32::from));
+    if let Some(mtu) = mtu.filter(|mtu| *mtu != facts.mtu) {
+        ops.push(Op::Mtu { link: link(), mtu });
+    }
+    if !facts.up {
+        ops.push(Op::Up { link: link() });
+    }
+
+    let addresses = wanted_addresses(want, lease);
+    let routes = wanted_routes(facts, want, lease);
+    // Routes go before the addresses they lean on, and come after them.
+    for route in &facts.routes {
+        if !routes.iter().any(|wanted| same_route(wanted, route)) {
+            ops.push(Op::DelRoute { link: link(), route: route.clone() });
+        }
+    }
+    for address in &facts.addresses {
+        let ours = address.cidr.is_ipv4() || (address.global && !address.automatic);
+        if ours && !addresses.iter().any(|(cidr, _)| *cidr == address.cidr) {
+            ops.push(Op::DelAddress { link: link(), cidr: address.cidr });
+        }
+    }
+    for (cidr, seconds) in addresses {
+        let have = facts.addresses.iter().find(|address| address.cidr == cidr);
+        if have.is_none_or(|have| !same_lifetime(have.seconds, seconds)) {
+            ops.push(Op::SetAddress { link: link(), cidr, seconds });
+        }
+    }
+    for route in routes {
+        if !facts.routes.iter().any(|have| same_route(&route, have)) {
+            ops.push(Op::AddRoute { link: link(), route });
+        }
+    }
+    ops
+}
+
+fn same_lifetime(have: Option<u32>, want: Option<u32>) -> bool {
+    match (have, want) {
+        (None, None) => true,
+        (Some(have), Some(want)) => have.abs_diff(want) <= LIFETIME_SLACK,
+        _ => false,
+    }
+}
+
+/// Whether the kernel would call them one route. It fills in metric 1024 for an IPv6 route without one.
+fn same_route(a: &Route, b: &Route) -> bool {
+    let metric = |route: &Route| if route.metric == 0 && !route.to.is_ipv4() { 1024 } else { route.metric };
+    (a.to, a.via, a.table, a.protocol, a.on_link, metric(a))
+        == (b.to, b.via, b.table, b.protocol, b.on_link, metric(b))
+}
+
+fn wanted_addresses(want: &Want, lease: Option<LeaseUse<'_>>) -> Vec<(Cidr, Option<u32>)> {
+    let mut addresses: Vec<_> = want.addresses.iter().map(|cidr| (*cidr, None)).collect();
+    if let Some(LeaseUse { lease, seconds }) = lease
+        && let Some(cidr) = Cidr::new(IpAddr::V4(lease.address), lease.prefix)
+        && !addresses.iter().any(|(other, _)| other.address() == cidr.address())
+    {
+        addresses.push((cidr, seconds));
+    }
+    addresses
+}
+
+fn wanted_routes(facts: &LinkFacts, want: &Want, lease: Option<LeaseUse<'_>>) -> Vec<Route> {
+    let mut routes = want.routes.clone();
+    if let Some(LeaseUse { lease, .. }) = lease {
+        let metric = DHCP_METRIC.saturating_add(facts.index);
+        let own = Cidr::new(IpAddr::V4(lease.address), lease.prefix);
+        let mut add = |to: Cidr, via: Option<IpAddr>| {
+            // A gateway outside the lease's network (a /32 lease is the usual case) is reached on the link itself.
+            let on_link = via.is_some_and(|via| !own.is_some_and(|own| own.contains(via)));
+            let route = Route { to, via, metric, table: TABLE_MAIN, on_link, protocol: PROTOCOL_DHCP };
+            if !routes.iter().any(|other| (other.to, other.table, other.metric) == (to, TABLE_MAIN, metric)) {
+                routes.push(route);
+            }
+        };
+        for route in &lease.routes {
+            let Some(to) = Cidr::new(IpAddr::V4(route.to), route.prefix) else { continue };
+            // The kernel has the link's own network by the address.
+            if route.via.is_some() || own.map(Cidr::network) != Some(to) {
+                add(to, route.via.map(IpAddr::V4));
+            }
+        }
+        if let Some(router) = lease.routers.first() {
+            add(Cidr::DEFAULT_V4, Some(IpAddr::V4(*router)));
+        }
+    }
+    routes
+}
+
+/// The steps that take away from a link what we put there.
+pub fn release_ops(facts: &LinkFacts) -> Vec<Op> {
+    let link = || facts.name.clone();
+    let routes = facts.routes.iter().map(|route| Op::DelRoute { link: link(), route: route.clone() });
+    let ours = facts
+        .addresses
+        .iter()
+        .filter(|address| address.cidr.is_ipv4() || address.global && !address.automatic);
+    routes.chain(ours.map(|address| Op::DelAddress { link: link(), cidr: address.cidr })).collect()
+}
