@@ -1,12 +1,15 @@
 //! The verbs.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use cairn_lab::qemu::args::Accel;
 use cairn_lab::rack::{Options, Rack};
 use cairn_lab::report::Report;
-use cairn_lab::{namespace, spec};
+use cairn_lab::signals::Asked;
+use cairn_lab::{namespace, spec, watch};
 use clap::Args;
 
 /// Arguments of `run`.
@@ -24,25 +27,29 @@ pub(crate) struct Run {
     /// Translate even where KVM works.
     #[arg(long)]
     tcg: bool,
+    /// Keep disks and the controller's data of a run that succeeded, too.
+    #[arg(long)]
+    keep: bool,
 }
 
 /// Wrong usage.
 const USAGE: u8 = 2;
 
 /// An error with its causes, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {
-        let next_text = next.to_string();
-        // A transparent wrapper repeats its cause.
-        if !text.ends_with(&next_text) {
-            text.push_str(": ");
-            text.push_str(&next_text);
-        }
+        text.push_str(": ");
+        text.push_str(&next.to_string());
         cause = next.source();
     }
     text
+}
+
+fn failed(error: &dyn Error, status: u8) -> ExitCode {
+    eprintln!("cairn-lab: {}", chain(error));
+    ExitCode::from(status)
 }
 
 pub(crate) fn check(path: &Path) -> ExitCode {
@@ -51,58 +58,63 @@ pub(crate) fn check(path: &Path) -> ExitCode {
             println!("{}: {} nodes", rack.name, rack.nodes.len());
             ExitCode::SUCCESS
         }
-        Err(error) => {
-            eprintln!("cairn-lab: {}", chain(&error));
-            ExitCode::from(USAGE)
-        }
+        Err(error) => failed(&error, USAGE),
     }
 }
 
 pub(crate) fn run(arguments: &Run) -> ExitCode {
     let spec = match spec::load(&arguments.rack) {
         Ok(spec) => spec,
-        Err(error) => {
-            eprintln!("cairn-lab: {}", chain(&error));
-            return ExitCode::from(USAGE);
-        }
+        Err(error) => return failed(&error, USAGE),
     };
     if !namespace::inside() {
         return match namespace::reenter(|_| {}) {
-            Ok(status) if status.success() => ExitCode::SUCCESS,
             Ok(status) => ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)),
-            Err(error) => {
-                eprintln!("cairn-lab: {}", chain(&error));
-                ExitCode::FAILURE
-            }
+            Err(error) => failed(&error, 1),
         };
     }
     match stand(arguments, spec) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("cairn-lab: {}", chain(&*error));
-            ExitCode::FAILURE
-        }
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => failed(&*error, 1),
     }
 }
 
-fn stand(arguments: &Run, spec: spec::RackSpec) -> Result<(), Box<dyn std::error::Error>> {
+fn stand(arguments: &Run, spec: spec::RackSpec) -> Result<bool, Box<dyn Error>> {
+    let asked = Asked::listen();
     let report = Report::default();
     namespace::prepare()?;
-    let image = arguments.image.clone().or(spec.image.dir.clone()).unwrap_or_else(|| PathBuf::from("target/image"));
-    let options =
-        Options { out: arguments.out.clone(), image, controller: None, accel: arguments.tcg.then_some(Accel::Tcg) };
+    let image =
+        arguments.image.clone().or(spec.image.dir.clone()).unwrap_or_else(|| PathBuf::from("target/image"));
+    let options = Options {
+        out: arguments.out.clone(),
+        image,
+        controller: None,
+        accel: arguments.tcg.then_some(Accel::Tcg),
+    };
     let mut rack = Rack::start(spec, &options)?;
-    report.line(&format!("rack {} stands, {}", rack.spec().name, rack.accel()));
+    report.line(&format!("rack {} stands, accelerated by {}", rack.spec().name, rack.accel()));
     rack.power_on()?;
-    report.line("power on");
-    let deadline = rack.spec().expect.deadline.0;
-    if let Some(text) = rack.spec().expect.console.clone() {
-        for node in rack.nodes() {
-            let left = deadline.saturating_sub(report.elapsed());
-            let line = node.wait_text(0, left, &text)?;
-            report.line(&format!("{}: {line} ({:.1} CPU-s)", node.spec().name, node.cpu_seconds()));
-        }
-    }
+    report.line("power is on");
+    let outcome = watch::watch(&mut rack, None, &report, &asked);
+    let summary = outcome.summary(&mut rack, Duration::ZERO, false);
+    println!("{}", outcome.table(&mut rack));
     rack.stop();
-    Ok(())
+    summary.write(&rack.dirs().summary())?;
+    if let Some(failure) = &summary.failure {
+        println!("FAILED: {failure}");
+        for node in &summary.nodes {
+            if let Some(missing) = &node.missing {
+                let console = rack.dirs().console(&node.name);
+                println!("  {}: missing {missing}; console: {}", node.name, console.display());
+            }
+        }
+        for path in &summary.evidence {
+            println!("  evidence: {}", path.display());
+        }
+    } else if !arguments.keep {
+        std::fs::remove_dir_all(rack.dirs().work())?;
+    }
+    report.line(&format!("summary: {}", rack.dirs().summary().display()));
+    Ok(summary.ok)
 }

@@ -39,7 +39,9 @@ impl Dirs {
         let dirs = Self { root };
         for old in [dirs.serial(), dirs.logs(), dirs.work()] {
             match std::fs::remove_dir_all(&old) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail("empty", &old)(error)),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(fail("empty", &old)(error));
+                }
                 _ => {}
             }
             std::fs::create_dir_all(&old).map_err(fail("make", &old))?;

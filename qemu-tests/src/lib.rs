@@ -6,15 +6,21 @@
 //! names its condition, has a deadline and points to the file that tells why it did not come.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod central;
 pub mod dirs;
 pub mod namespace;
 pub mod node;
+pub mod progress;
 pub mod qemu;
 pub mod rack;
 pub mod report;
 pub mod service;
+pub mod signals;
 pub mod site;
 pub mod spec;
+pub mod summary;
 pub mod switch;
+pub mod table;
 pub mod tail;
 pub mod units;
+pub mod watch;

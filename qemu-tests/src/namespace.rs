@@ -136,8 +136,14 @@ pub fn prepare() -> Result<(), Error> {
     if !inside() {
         return Err(Error::Outside);
     }
-    mount(Some("cairn-lab"), SOCKETS, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0700,size=64m"))
-        .map_err(|errno| Error::Mount { path: SOCKETS, source: errno.into() })?;
+    mount(
+        Some("cairn-lab"),
+        SOCKETS,
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some("mode=0700,size=64m"),
+    )
+    .map_err(|errno| Error::Mount { path: SOCKETS, source: errno.into() })?;
     // Ten queued datagrams per socket, the default, drop every TCP burst. Per network namespace; absent on old kernels.
     let _ = std::fs::write("/proc/sys/net/unix/max_dgram_qlen", "1024");
     ip(&["link", "set", "lo", "up"])
@@ -166,8 +172,9 @@ pub fn run_test_inside(name: &str, body: impl FnOnce()) {
     }
     let program = std::env::current_exe().unwrap_or_else(|error| panic!("no own path: {error}"));
     let arguments = ["--exact", name, "--nocapture", "--include-ignored", "--test-threads=1"];
-    let mut child: Child =
-        command(&program, arguments).spawn().unwrap_or_else(|error| panic!("cannot enter namespaces: {error}"));
+    let mut child: Child = command(&program, arguments)
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot enter namespaces: {error}"));
     let status = child.wait().unwrap_or_else(|error| panic!("{error}"));
     assert!(status.success(), "{name} failed inside its namespaces: {status}");
 }

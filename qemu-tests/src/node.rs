@@ -94,11 +94,17 @@ impl Node {
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn install(rack: &RackSpec, index: usize, switch: &Switch, shared: &Arc<Shared>) -> Result<Self, Error> {
-        let spec = rack.nodes.get(index).cloned().ok_or_else(|| Error::NoPart {
-            node: rack.name.clone(),
-            part: format!("node {index}"),
-        })?;
+    pub fn install(
+        rack: &RackSpec,
+        index: usize,
+        switch: &Switch,
+        shared: &Arc<Shared>,
+    ) -> Result<Self, Error> {
+        let spec = rack
+            .nodes
+            .get(index)
+            .cloned()
+            .ok_or_else(|| Error::NoPart { node: rack.name.clone(), part: format!("node {index}") })?;
         let work = shared.dirs.work();
         let mut nics = Vec::new();
         let mut ports = Vec::new();
@@ -155,7 +161,16 @@ impl Node {
             console: console.clone(),
         };
         let tail = Tail::follow(&console);
-        Ok(Self { spec, machine, shared: Arc::clone(shared), ports, process: None, tail, powered: None, spent: 0.0 })
+        Ok(Self {
+            spec,
+            machine,
+            shared: Arc::clone(shared),
+            ports,
+            process: None,
+            tail,
+            powered: None,
+            spent: 0.0,
+        })
     }
 
     /// Its description.
@@ -295,9 +310,12 @@ impl Node {
     /// # Errors
     /// As [`Node::wait_console`].
     pub fn wait_refused(&self, mark: usize, patience: Duration, code: &str) -> Result<Line, Error> {
-        self.wait_said(mark, patience, &format!("refusal {code}"), |line| {
-            matches!(&line.said, Said::Refused { code: said, .. } if said == code)
-        })
+        self.wait_said(
+            mark,
+            patience,
+            &format!("refusal {code}"),
+            |line| matches!(&line.said, Said::Refused { code: said, .. } if said == code),
+        )
     }
 
     /// Waits for a line of the agent.
@@ -350,7 +368,9 @@ pub fn flip_byte(path: &Path, offset: u64) -> Result<(), dirs::Error> {
 
 /// A UUID from a serial number: the same machine has the same one in every run (FNV-1a, marked as RFC 9562 version 8).
 fn uuid(serial: &str) -> String {
-    let hash = |seed: u64| serial.bytes().fold(seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let hash = |seed: u64| {
+        serial.bytes().fold(seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+    };
     let (a, b) = (hash(0xcbf2_9ce4_8422_2325), hash(0x9e37_79b9_7f4a_7c15));
     format!(
         "{:08x}-{:04x}-8{:03x}-a{:03x}-{:012x}",

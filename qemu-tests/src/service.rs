@@ -59,7 +59,13 @@ impl Service {
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn start(name: &str, mut command: Command, log: &Path, ready: &str, patience: Duration) -> Result<Self, Error> {
+    pub fn start(
+        name: &str,
+        mut command: Command,
+        log: &Path,
+        ready: &str,
+        patience: Duration,
+    ) -> Result<Self, Error> {
         let start = |source| Error::Start { name: name.to_owned(), source };
         let file = File::options().create(true).append(true).open(log).map_err(start)?;
         let tail = Tail::follow_end(log);
@@ -81,7 +87,11 @@ impl Service {
                 Err(timeout) => timeout,
             };
             if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(Error::Ended { name: self.name.clone(), status, log: self.tail.path().to_owned() });
+                return Err(Error::Ended {
+                    name: self.name.clone(),
+                    status,
+                    log: self.tail.path().to_owned(),
+                });
             }
             if Instant::now() > deadline {
                 let source = Timeout { waited: patience, ..source };

@@ -172,7 +172,9 @@ struct Reader {
 impl Reader {
     fn read(&mut self, path: &Path) -> Vec<String> {
         if self.file.is_none() {
-            self.file = File::open(path).and_then(|mut file| file.seek(SeekFrom::Start(self.from)).map(|_| file)).ok();
+            self.file = File::open(path)
+                .and_then(|mut file| file.seek(SeekFrom::Start(self.from)).map(|_| file))
+                .ok();
         }
         let Some(file) = &mut self.file else { return Vec::new() };
         let mut bytes = Vec::new();
@@ -241,7 +243,9 @@ mod tests {
         let tail = Tail::follow(&path);
         let mut file = File::create(&path).unwrap();
         let writer = std::thread::spawn(move || {
-            for line in ["BdsDxe: \x1b[2J\x1b[01;01Hloading", "cairn[1.0] enrol: do", "cairn[1.1] enrol: done"] {
+            for line in
+                ["BdsDxe: \x1b[2J\x1b[01;01Hloading", "cairn[1.0] enrol: do", "cairn[1.1] enrol: done"]
+            {
                 writeln!(file, "{line}\r").unwrap();
             }
             write!(file, "unfinished").unwrap();
@@ -252,9 +256,13 @@ mod tests {
         assert_eq!(number.unwrap(), 22);
         writer.join().unwrap();
         assert_eq!(tail.since(0)[0].text, "BdsDxe: loading");
-        let error = tail.wait(tail.mark(), Duration::from_millis(20), "heartbeats", |_| Some(())).unwrap_err();
+        let error =
+            tail.wait(tail.mark(), Duration::from_millis(20), "heartbeats", |_| Some(())).unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("heartbeats") && text.contains("serial.log") && text.contains("enrol: done"), "{text}");
+        assert!(
+            text.contains("heartbeats") && text.contains("serial.log") && text.contains("enrol: done"),
+            "{text}"
+        );
     }
 
     proptest! {

@@ -72,14 +72,16 @@ fn split(text: &str) -> Option<(u64, &str)> {
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
-        Self::parse(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is no size such as \"512MiB\" or \"16GiB\"")))
+        Self::parse(&text)
+            .ok_or_else(|| D::Error::custom(format!("{text:?} is no size such as \"512MiB\" or \"16GiB\"")))
     }
 }
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
-        Self::parse(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is no time such as \"90s\" or \"20m\"")))
+        Self::parse(&text)
+            .ok_or_else(|| D::Error::custom(format!("{text:?} is no time such as \"90s\" or \"20m\"")))
     }
 }
 
@@ -93,7 +95,9 @@ mod tests {
         assert_eq!(Bytes::parse("512MiB"), Some(Bytes::mib(512)));
         assert_eq!(Span::parse("20m"), Some(Span::seconds(1200)));
         assert_eq!(Span::parse("250ms"), Some(Span(Duration::from_millis(250))));
-        for wrong in ["", "16", "GiB", "16 GiB", "16GB", "-1GiB", "99999999999999TiB", "18446744073709551616B"] {
+        for wrong in
+            ["", "16", "GiB", "16 GiB", "16GB", "-1GiB", "99999999999999TiB", "18446744073709551616B"]
+        {
             assert_eq!(Bytes::parse(wrong), None, "{wrong}");
         }
         for wrong in ["", "5", "m", "5 m", "5d", "18446744073709551615h"] {

@@ -30,7 +30,11 @@ pub fn boot_sector() -> [u8; 512] {
 /// Tries KVM with a real guest; `scratch` is an existing folder for its boot sector. Anything but success means TCG.
 #[must_use]
 pub fn probe(toolbox: &Toolbox, scratch: &Path) -> Accel {
-    if Path::new("/dev/kvm").exists() && runs(toolbox, scratch, "kvm", "host") { Accel::Kvm } else { Accel::Tcg }
+    if Path::new("/dev/kvm").exists() && runs(toolbox, scratch, "kvm", "host") {
+        Accel::Kvm
+    } else {
+        Accel::Tcg
+    }
 }
 
 /// Whether a guest runs under this accelerator.
@@ -42,7 +46,18 @@ pub fn runs(toolbox: &Toolbox, scratch: &Path, accel: &str, cpu: &str) -> bool {
     }
     let mut command = toolbox.enter().bind(scratch).die_with_parent().command("qemu-system-x86_64");
     command
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-accel", accel, "-cpu", cpu])
+        .args([
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-machine",
+            "q35",
+            "-accel",
+            accel,
+            "-cpu",
+            cpu,
+        ])
         .args(["-m", "64M", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"])
         .args(["-drive", &format!("format=raw,readonly=on,if=none,id=d,file={}", disk.display())])
         .args(["-device", "virtio-blk-pci,drive=d,bootindex=0"])

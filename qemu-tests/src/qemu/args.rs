@@ -123,7 +123,10 @@ pub fn build(machine: &Machine) -> Vec<String> {
         args.pair("-drive", &format!("if=none,id=stick,format=raw,file={}", path(stick)));
         args.pair(
             "-device",
-            &format!("usb-storage,id=stick0,bus=xhci.0,drive=stick,removable=on,serial=stick{}", boot_index(machine, Place::Stick)),
+            &format!(
+                "usb-storage,id=stick0,bus=xhci.0,drive=stick,removable=on,serial=stick{}",
+                boot_index(machine, Place::Stick)
+            ),
         );
     }
     args.0
@@ -243,7 +246,10 @@ fn disks(machine: &Machine, args: &mut Args) {
             // q35 has six AHCI ports of its own.
             Bus::Ahci => format!("ide-hd,bus=ide.{index}"),
         };
-        args.pair("-device", &format!("{device},id=blk{index},drive=disk{index},serial={}{order}", disk.serial));
+        args.pair(
+            "-device",
+            &format!("{device},id=blk{index},drive=disk{index},serial={}{order}", disk.serial),
+        );
     }
 }
 

@@ -77,7 +77,10 @@ pub fn parse(line: &str) -> Option<Message> {
     }
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
     if let Some(error) = object.get("error") {
-        return Some(Message::Error { class: text(error.get("class"))?, description: text(error.get("desc"))? });
+        return Some(Message::Error {
+            class: text(error.get("class"))?,
+            description: text(error.get("desc"))?,
+        });
     }
     text(object.get("event")).map(Message::Event)
 }
@@ -101,7 +104,9 @@ impl Qmp {
         let mut qmp = Self { stream: BufReader::new(stream) };
         match qmp.read("greet")? {
             Message::Greeting => {}
-            other => return Err(Error::Protocol { command: "greet".to_owned(), answer: format!("{other:?}") }),
+            other => {
+                return Err(Error::Protocol { command: "greet".to_owned(), answer: format!("{other:?}") });
+            }
         }
         qmp.execute("qmp_capabilities", &Value::Null)?;
         Ok(qmp)
@@ -193,7 +198,8 @@ impl Qmp {
     pub fn status(&mut self) -> Result<String, Error> {
         let value = self.execute("query-status", &Value::Null)?;
         let status = value.get("status").and_then(Value::as_str).map(str::to_owned);
-        status.ok_or_else(|| Error::Protocol { command: "query-status".to_owned(), answer: value.to_string() })
+        status
+            .ok_or_else(|| Error::Protocol { command: "query-status".to_owned(), answer: value.to_string() })
     }
 }
 

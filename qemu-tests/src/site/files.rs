@@ -115,7 +115,14 @@ mod tests {
         assert_eq!(parse("GET /boot/vmlinuz HTTP/1.1\r\n"), get("boot/vmlinuz"));
         assert_eq!(parse("GET /boot.ipxe?serial=A&mac=b HTTP/1.0\r\n"), get("boot.ipxe"));
         assert_eq!(parse("HEAD /a HTTP/1.1\r\n"), Some(Request { head: true, path: PathBuf::from("a") }));
-        for wrong in ["GET /../etc/passwd HTTP/1.1", "GET //etc HTTP/1.1", "POST /a HTTP/1.1", "GET a HTTP/1.1", "GET /a", ""] {
+        for wrong in [
+            "GET /../etc/passwd HTTP/1.1",
+            "GET //etc HTTP/1.1",
+            "POST /a HTTP/1.1",
+            "GET a HTTP/1.1",
+            "GET /a",
+            "",
+        ] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
     }

@@ -105,7 +105,8 @@ impl Site {
         let address = subnet.host(1);
         let switch = Switch::start(0x0ca1)?;
         // The services see every VLAN untagged only on the default one; others are for nodes among themselves.
-        let services = PortConfig { vlan: Vlan::Access(switch::fabric::DEFAULT_VLAN), ..PortConfig::default() };
+        let services =
+            PortConfig { vlan: Vlan::Access(switch::fabric::DEFAULT_VLAN), ..PortConfig::default() };
         let tap = switch.add_tap(TAP, services)?;
         namespace::ip(&["addr", "add", &format!("{address}/{}", subnet.prefix), "dev", TAP])?;
         namespace::ip(&["link", "set", TAP, "up"])?;
@@ -168,7 +169,9 @@ impl Site {
         let path = self.dirs.work().join("dnsmasq.conf");
         std::fs::write(&path, conf).map_err(fail("write", &path))?;
         let mut command = toolbox.enter().bind(self.dirs.work()).die_with_parent().command("dnsmasq");
-        command.args(["--keep-in-foreground", "--log-facility=-"]).arg(format!("--conf-file={}", path.display()));
+        command
+            .args(["--keep-in-foreground", "--log-facility=-"])
+            .arg(format!("--conf-file={}", path.display()));
         Ok(Service::start("dnsmasq", command, &self.dirs.log("dnsmasq"), "started, version", START)?)
     }
 
@@ -186,8 +189,13 @@ impl Site {
         if let Some(keys) = &setup.online_keys {
             command.arg("--online-keys").arg(keys);
         }
-        self.controller =
-            Some(Service::start("controller", command, &self.dirs.log("controller"), "ready https://", START)?);
+        self.controller = Some(Service::start(
+            "controller",
+            command,
+            &self.dirs.log("controller"),
+            "ready https://",
+            START,
+        )?);
         Ok(())
     }
 
@@ -211,6 +219,11 @@ impl Site {
         self.controller.as_ref()
     }
 
+    /// How the controller ended, if it did so by itself.
+    pub fn controller_ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.controller.as_mut().and_then(Service::ended)
+    }
+
     /// The controller's repository folder, for damaging files on purpose.
     #[must_use]
     pub fn repository(&self) -> Option<PathBuf> {
@@ -223,6 +236,13 @@ impl Site {
         if let Some(mut service) = self.dnsmasq.take() {
             service.stop();
         }
+    }
+}
+
+impl Drop for Site {
+    /// Services first: dnsmasq would complain about a device that is gone.
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

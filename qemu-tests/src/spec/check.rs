@@ -30,7 +30,12 @@ pub(super) fn check(rack: &RackSpec) -> Result<(), String> {
         }
         for nic in 0..node.nics.len() {
             let mac = mac(rack, index, nic);
-            if mac.split(':').filter(|octet| octet.len() == 2 && u8::from_str_radix(octet, 16).is_ok()).count() != 6 {
+            if mac
+                .split(':')
+                .filter(|octet| octet.len() == 2 && u8::from_str_radix(octet, 16).is_ok())
+                .count()
+                != 6
+            {
                 return Err(format!("node {who}: {mac:?} is no MAC address"));
             }
             if !macs.insert(mac.clone()) {
@@ -77,6 +82,7 @@ fn name(what: &str, text: &str) -> Result<(), String> {
 
 /// Values that end up in QEMU options, where a comma would start another option.
 fn word(node: &str, what: &str, text: &str) -> Result<(), String> {
-    let good = (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
+    let good = (1..=20).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
     if good { Ok(()) } else { Err(format!("node {node}: {what} {text:?}: 1 to 20 letters, digits, - _ . :")) }
 }

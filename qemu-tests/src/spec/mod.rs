@@ -115,7 +115,9 @@ impl<'de> Deserialize<'de> for Subnet {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
         Self::parse(&text).ok_or_else(|| {
-            serde::de::Error::custom(format!("{text:?} is no subnet from /16 to /24 such as \"10.77.0.0/24\""))
+            serde::de::Error::custom(format!(
+                "{text:?} is no subnet from /16 to /24 such as \"10.77.0.0/24\""
+            ))
         })
     }
 }

@@ -162,7 +162,8 @@ impl Fabric {
             return;
         };
         self.learn(vlan, header.source, from, now);
-        let known = (!header.destination.is_group()).then(|| self.find(vlan, header.destination, now)).flatten();
+        let known =
+            (!header.destination.is_group()).then(|| self.find(vlan, header.destination, now)).flatten();
         match known {
             // The receiver is where the frame came from: it has it already.
             Some(port) if port == from => {}
@@ -220,7 +221,9 @@ fn admit(membership: &Vlan, tag: Option<u16>) -> Option<u16> {
         (Vlan::Access(vlan), None) => Some(*vlan),
         (Vlan::Access(vlan), Some(tag)) => (tag == *vlan).then_some(tag),
         (Vlan::Trunk { native, .. }, None) => *native,
-        (Vlan::Trunk { native, tagged }, Some(tag)) => (tagged.contains(&tag) || *native == Some(tag)).then_some(tag),
+        (Vlan::Trunk { native, tagged }, Some(tag)) => {
+            (tagged.contains(&tag) || *native == Some(tag)).then_some(tag)
+        }
     }
 }
 
@@ -232,5 +235,151 @@ fn leave(membership: &Vlan, vlan: u16, tag: Option<u16>) -> Option<Edit> {
         Vlan::Trunk { native, .. } if *native == Some(vlan) => Some(plain),
         Vlan::Trunk { tagged, .. } if !tagged.contains(&vlan) => None,
         Vlan::Trunk { .. } => Some(if tag == Some(vlan) { Edit::Keep } else { Edit::Tag(vlan) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A frame from host `from` to host `to`; host 255 is everybody.
+    fn frame(from: u8, to: u8, tag: Option<u16>) -> Vec<u8> {
+        let mac = |host: u8| if host == 255 { [0xff; 6] } else { [0x52, 0x54, 0, 0, 0, host] };
+        let mut bytes = [mac(to), mac(from)].concat();
+        if let Some(tag) = tag {
+            bytes.extend_from_slice(&[0x81, 0x00]);
+            bytes.extend_from_slice(&tag.to_be_bytes());
+        }
+        bytes.extend_from_slice(&[0x08, 0x00, 1, 2, 3]);
+        bytes
+    }
+
+    fn switch(vlans: &[Vlan]) -> Fabric {
+        let mut fabric = Fabric::new(7);
+        for vlan in vlans {
+            fabric.add(PortConfig { vlan: vlan.clone(), ..PortConfig::default() });
+        }
+        fabric
+    }
+
+    fn targets(fabric: &mut Fabric, bytes: &[u8], from: usize, now: Instant) -> Vec<(usize, Edit)> {
+        let mut out = Vec::new();
+        fabric.forward(bytes, Port(from), now, &mut out);
+        out.iter().map(|egress| (egress.port.0, egress.edit)).collect()
+    }
+
+    #[test]
+    fn floods_then_learns_then_forgets() {
+        let now = Instant::now();
+        let mut fabric = switch(&[Vlan::Access(1), Vlan::Access(1), Vlan::Access(1)]);
+        assert_eq!(targets(&mut fabric, &frame(1, 2, None), 0, now), [(1, Edit::Keep), (2, Edit::Keep)]);
+        assert_eq!(targets(&mut fabric, &frame(2, 1, None), 1, now), [(0, Edit::Keep)]);
+        assert_eq!(targets(&mut fabric, &frame(1, 2, None), 0, now), [(1, Edit::Keep)]);
+        assert_eq!(targets(&mut fabric, &frame(1, 2, None), 0, now + AGEING).len(), 2);
+        targets(&mut fabric, &frame(2, 1, None), 1, now + AGEING);
+        fabric.forget(Port(1));
+        assert_eq!(targets(&mut fabric, &frame(1, 2, None), 0, now + AGEING).len(), 2);
+    }
+
+    #[test]
+    fn faults_lose_frames_and_are_counted() {
+        let now = Instant::now();
+        let mut fabric = switch(&[Vlan::Access(1), Vlan::Access(1)]);
+        fabric.config(Port(1)).unwrap().cut = true;
+        assert_eq!(targets(&mut fabric, &frame(1, 255, None), 0, now), []);
+        assert_eq!(targets(&mut fabric, &frame(2, 255, None), 1, now), []);
+        assert_eq!(fabric.counters(Port(1)).lost, 2);
+        *fabric.config(Port(1)).unwrap() = PortConfig { loss: LOSS_UNIT / 4, ..PortConfig::default() };
+        let passed =
+            (0..4000).filter(|_| !targets(&mut fabric, &frame(1, 255, None), 0, now).is_empty()).count();
+        assert!((2800..3200).contains(&passed), "{passed} of 4000 passed a port that loses a quarter");
+        fabric.config(Port(1)).unwrap().latency = Duration::from_millis(5);
+        fabric.config(Port(1)).unwrap().loss = 0;
+        let mut out = Vec::new();
+        fabric.forward(&frame(1, 255, None), Port(0), now, &mut out);
+        assert_eq!(out[0].delay, Duration::from_millis(5));
+    }
+
+    #[test]
+    fn tags_are_added_and_removed_where_the_vlan_says() {
+        let now = Instant::now();
+        let trunk = Vlan::Trunk { native: Some(1), tagged: vec![20, 30] };
+        let mut fabric = switch(&[Vlan::Access(20), trunk, Vlan::Access(30), Vlan::Access(1)]);
+        assert_eq!(targets(&mut fabric, &frame(1, 255, None), 0, now), [(1, Edit::Tag(20))]);
+        assert_eq!(targets(&mut fabric, &frame(2, 255, Some(30)), 1, now), [(2, Edit::Untag)]);
+        assert_eq!(targets(&mut fabric, &frame(2, 255, None), 1, now), [(3, Edit::Keep)]);
+        assert_eq!(targets(&mut fabric, &frame(2, 255, Some(40)), 1, now), []);
+        assert_eq!(targets(&mut fabric, &frame(3, 255, Some(1)), 2, now), []);
+        // A priority tag is no VLAN.
+        assert_eq!(targets(&mut fabric, &frame(2, 255, Some(0)), 1, now), [(3, Edit::Untag)]);
+    }
+
+    #[test]
+    fn frames_for_the_bridge_itself_stay() {
+        let now = Instant::now();
+        let mut fabric = switch(&[Vlan::Access(1), Vlan::Access(1)]);
+        let mut lacp = frame(1, 255, None);
+        lacp[..6].copy_from_slice(&[0x01, 0x80, 0xc2, 0, 0, 2]);
+        assert_eq!(targets(&mut fabric, &lacp, 0, now), []);
+        assert_eq!(fabric.counters(Port(0)).refused, 1);
+    }
+
+    fn vlan() -> impl Strategy<Value = Vlan> {
+        prop_oneof![
+            (1u16..4).prop_map(Vlan::Access),
+            (proptest::option::of(1u16..4), proptest::collection::vec(1u16..4, 0..3))
+                .prop_map(|(native, tagged)| Vlan::Trunk { native, tagged }),
+        ]
+    }
+
+    fn members(vlan: &Vlan) -> Vec<u16> {
+        match vlan {
+            Vlan::Access(own) => vec![*own],
+            Vlan::Trunk { native, tagged } => tagged.iter().copied().chain(*native).collect(),
+        }
+    }
+
+    proptest! {
+        /// Whatever came before: never back where it came from, never twice to one port, never to a cut port or one outside the
+        /// frame's VLANs, and to one port alone when the receiver is known.
+        #[test]
+        fn forwards_as_a_switch_must(
+            vlans in proptest::collection::vec(vlan(), 2..6),
+            cut in proptest::collection::vec(any::<bool>(), 6),
+            frames in proptest::collection::vec((0usize..6, 0u8..4, prop_oneof![0u8..4, Just(255u8)], proptest::option::of(0u16..5)), 1..40),
+        ) {
+            let now = Instant::now();
+            let mut fabric = switch(&vlans);
+            for (port, cut) in (0..vlans.len()).zip(&cut) {
+                fabric.config(Port(port)).unwrap().cut = *cut;
+            }
+            for (from, source, to, tag) in frames {
+                let from = from % vlans.len();
+                let bytes = frame(source, to, tag);
+                let hit = targets(&mut fabric, &bytes, from, now);
+                let mut seen: Vec<usize> = hit.iter().map(|(port, _)| *port).collect();
+                seen.dedup();
+                prop_assert_eq!(seen.len(), hit.len());
+                prop_assert!(!seen.contains(&from));
+                prop_assert!(seen.iter().all(|port| !cut[*port]));
+                let shared = |port: &usize| members(&vlans[*port]).iter().any(|vlan| members(&vlans[from]).contains(vlan));
+                prop_assert!(seen.iter().all(shared));
+                prop_assert!(!cut[from] || seen.is_empty());
+                // What was just learnt is found again: the answer goes to this port alone, or nowhere.
+                if !seen.is_empty() && tag.is_none() {
+                    let back = targets(&mut fabric, &frame(9, source, None), seen[0], now);
+                    let same = admit(&vlans[seen[0]], None) == admit(&vlans[from], None);
+                    prop_assert!(!same || back.iter().all(|(port, _)| *port == from));
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_taken(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let mut fabric = switch(&[Vlan::Access(1), Vlan::Access(1)]);
+            targets(&mut fabric, &bytes, 0, Instant::now());
+            targets(&mut fabric, &bytes, 9, Instant::now());
+        }
     }
 }

@@ -111,7 +111,9 @@ impl Switch {
     pub fn start(seed: u64) -> Result<Self, Error> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(fail("create", "epoll"))?;
         let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(fail("create", "eventfd"))?;
-        epoll.add(stop.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, STOP)).map_err(fail("watch", "eventfd"))?;
+        epoll
+            .add(stop.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, STOP))
+            .map_err(fail("watch", "eventfd"))?;
         let state =
             State { fabric: Fabric::new(seed), links: Vec::new(), delayed: BinaryHeap::new(), order: 0 };
         let shared = Arc::new(Shared { state: Mutex::new(state), epoll, stop });
@@ -214,7 +216,8 @@ impl std::fmt::Debug for Switch {
 
 fn run(shared: &Shared) {
     let mut events = [EpollEvent::empty(); 32];
-    let mut buffers = Buffers { frame: vec![0; MAX_FRAME + 1], edited: Vec::with_capacity(MAX_FRAME), out: Vec::new() };
+    let mut buffers =
+        Buffers { frame: vec![0; MAX_FRAME + 1], edited: Vec::with_capacity(MAX_FRAME), out: Vec::new() };
     loop {
         let timeout = shared.lock().next_due(Instant::now());
         let count = match shared.epoll.wait(&mut events, timeout) {
