@@ -34,3 +34,18 @@
 //! root::switch(&NewRoot, init: &Path) -> Result<Infallible>          for PID 1: move, chroot, exec
 //! ```
 #![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod choose;
+pub mod content;
+pub mod discover;
+pub mod error;
+pub mod fat;
+pub mod gpt;
+pub mod installed;
+pub mod layout;
+pub mod mounts;
+pub mod parts;
+pub mod record;
+pub mod signature;
+pub mod system;
+pub mod tool;

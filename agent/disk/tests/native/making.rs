@@ -1,0 +1,109 @@
+//! Partitioning, file systems, mounts, and what a cut leaves.
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+
+use cairn_disk::mounts::{self, Mounts};
+use cairn_disk::record::{self, InstallRecord};
+use cairn_disk::{choose, error::DiskError, installed, layout, system};
+use cairn_protocol::ids::Name;
+use cairn_protocol::inventory::DiskContent;
+use cairn_protocol::plan::Disks;
+
+use super::{Room, SMALL_BYTES, small, tools};
+
+fn record() -> InstallRecord {
+    InstallRecord {
+        version: 1,
+        site: Name::new("s1").unwrap(),
+        node: Name::new("n1").unwrap(),
+        reinstall: 3,
+        plan: Disks { system: small() },
+    }
+}
+
+#[test]
+fn an_empty_disk_becomes_a_finished_one() {
+    let Some(room) = Room::enter() else { return };
+    let path = room.disk("disk", SMALL_BYTES);
+    let found = room.look(&path);
+    assert_eq!(found.disk.content, DiskContent::Empty);
+    let (site, node) = (record().site, record().node);
+    let disks = [found];
+    let chosen = choose::system(&disks, &small(), &site, &node).unwrap();
+    let disk = system::prepare(chosen, &small(), &tools(), false, &|line| println!("{line}")).unwrap();
+
+    // Unfinished: known as ours, and free to be made again.
+    let unfinished = room.look(&path);
+    assert_eq!(unfinished.disk.content, DiskContent::Cairn { site: String::new(), node: String::new() });
+    assert!(!unfinished.finished && disk.is_unfinished().unwrap());
+
+    let at = Mounts::below(&room.path("run"));
+    disk.mount(&at, &tools()).unwrap();
+    for dir in [&at.state, &at.data, &at.esp] {
+        assert!(mounts::is_mount_point(dir), "{}", dir.display());
+        fs::write(dir.join("file"), b"x").unwrap();
+    }
+    assert!(mounts::free_bytes(&at.esp).unwrap() > 200 << 20);
+    // Again: what is mounted stays.
+    disk.mount(&at, &tools()).unwrap();
+    disk.finish(&at.state, &record()).unwrap();
+    for dir in [&at.state, &at.data, &at.esp] {
+        mounts::detach(dir).unwrap();
+    }
+
+    let finished = room.look(&path);
+    assert!(finished.finished);
+    assert_eq!(finished.disk.content, DiskContent::Cairn { site: "s1".to_owned(), node: "n1".to_owned() });
+    assert_eq!(installed::peek(&finished, &room.path("scratch")).unwrap(), record());
+    let all = [finished.clone()];
+    assert_eq!(installed::find(&all).unwrap().unwrap().node, path);
+    // Preparing what is finished changes nothing.
+    let again = system::prepare(&finished, &small(), &tools(), false, &|_| ()).unwrap();
+    again.mount(&at, &tools()).unwrap();
+    assert_eq!(record::read(&at.state).unwrap(), Some(record()));
+    assert_eq!(fs::read(at.data.join("file")).unwrap(), b"x");
+    for dir in [&at.state, &at.data, &at.esp] {
+        mounts::detach(dir).unwrap();
+    }
+    // A reinstall does.
+    let wiped = system::prepare(&finished, &small(), &tools(), true, &|_| ()).unwrap();
+    assert!(wiped.is_unfinished().unwrap());
+    wiped.mount(&at, &tools()).unwrap();
+    assert_eq!(record::read(&at.state).unwrap(), None);
+    assert!(!at.data.join("file").exists());
+}
+
+#[test]
+fn a_damaged_installation_is_not_thrown_away() {
+    let Some(room) = Room::enter() else { return };
+    let path = room.disk("disk", SMALL_BYTES);
+    let disk = system::prepare(&room.look(&path), &small(), &tools(), false, &|_| ()).unwrap();
+    let at = Mounts::below(&room.path("run"));
+    disk.mount(&at, &tools()).unwrap();
+    disk.finish(&at.state, &record()).unwrap();
+    for dir in [&at.state, &at.data, &at.esp] {
+        mounts::detach(dir).unwrap();
+    }
+    let state = disk.layout().span(layout::Part::State);
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&[0; 65536], state.start).unwrap();
+    let found = room.look(&path);
+    assert!(matches!(&found.disk.content, DiskContent::Foreign { what } if what.contains("cannot be read")));
+    let disks = [found];
+    let error = choose::system(&disks, &small(), &record().site, &record().node).unwrap_err();
+    assert_eq!(error.code(), Some("disk-foreign"));
+}
+
+#[test]
+fn a_dirty_journal_is_replayed_and_ruins_are_refused() {
+    let Some(room) = Room::enter() else { return };
+    let path = room.disk("disk", SMALL_BYTES);
+    let disk = system::prepare(&room.look(&path), &small(), &tools(), false, &|_| ()).unwrap();
+    let data = disk.layout().span(layout::Part::Data);
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    // The block group descriptors and inode tables, the superblock left alone.
+    file.write_all_at(&vec![0xa5; 4 << 20], data.start + 8192).unwrap();
+    let error = disk.mount(&Mounts::below(&room.path("run")), &tools()).unwrap_err();
+    assert!(matches!(error, DiskError::Damaged { status, .. } if status >= 4), "{error}");
+}
