@@ -1,0 +1,195 @@
+//! The calls of the controller's API that a node makes.
+
+use bytes::Bytes;
+use cairn_protocol::api::{self, Problem};
+use cairn_protocol::enrol::{EnrolAnswer, EnrolRequest, RenewAnswer, RenewRequest};
+use cairn_protocol::heartbeat::{Heartbeat, HeartbeatAnswer};
+use cairn_protocol::limits::{self, clean_text};
+use cairn_protocol::signed::{ControllerKeys, Envelope, SignedTime, TrustedKeys};
+use hyper::{Method, StatusCode};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use serde::de::DeserializeOwned;
+
+use super::http::{Answer, Ask};
+use super::tls::Dates;
+use super::{Uplink, UplinkError};
+
+/// The answer about the assignment.
+#[derive(Debug)]
+pub enum AssignmentAnswer {
+    /// As before.
+    Unchanged,
+    /// The plan has no place for this node any more.
+    None,
+    /// A new one, not verified yet.
+    New {
+        /// The signed assignment.
+        envelope: Envelope,
+        /// Its etag.
+        etag: String,
+    },
+}
+
+/// Reads a problem's body; whatever it is not, it is one line with the status.
+pub fn read_problem(status: u16, body: &[u8]) -> UplinkError {
+    match serde_json::from_slice::<Problem>(body) {
+        Ok(problem) => UplinkError::Problem {
+            status,
+            code: clean_text(&problem.code),
+            detail: clean_text(&problem.detail),
+        },
+        Err(_) => UplinkError::Problem {
+            status,
+            code: "http".to_owned(),
+            detail: format!("the controller answered with status {status}"),
+        },
+    }
+}
+
+fn json<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, UplinkError> {
+    serde_json::from_slice(body).map_err(|e| UplinkError::Malformed { what, why: clean_text(&e.to_string()) })
+}
+
+fn body<T: serde::Serialize>(what: &'static str, value: &T) -> Result<Bytes, UplinkError> {
+    let json = serde_json::to_vec(value).map_err(|e| UplinkError::Malformed { what, why: e.to_string() })?;
+    Ok(Bytes::from(json))
+}
+
+/// Answers that are no success become errors.
+fn success(answer: Answer) -> Result<Answer, UplinkError> {
+    if answer.status.is_success() || answer.status == StatusCode::NOT_MODIFIED {
+        Ok(answer)
+    } else {
+        Err(read_problem(answer.status.as_u16(), &answer.body))
+    }
+}
+
+impl Uplink {
+    fn get<'a>(path: &'a str, what: &'static str, limit: usize) -> Ask<'a> {
+        Ask {
+            method: Method::GET,
+            path,
+            body: None,
+            etag: None,
+            what,
+            limit,
+            dates: Dates::Judged,
+            as_node: true,
+        }
+    }
+
+    /// The signed time, proven to answer a nonce of this moment, and the controller's keys.
+    ///
+    /// # Errors
+    /// [`UplinkError`].
+    pub async fn time(&self) -> Result<(u64, TrustedKeys, ControllerKeys), UplinkError> {
+        const WHAT: &str = "the signed time";
+        let mut nonce = [0; 16];
+        SystemRandom::new().fill(&mut nonce).map_err(|_| UplinkError::Malformed {
+            what: "a nonce",
+            why: "the kernel has no randomness".to_owned(),
+        })?;
+        let nonce = hex::encode(nonce);
+        let path = format!("{}?nonce={nonce}", api::TIME);
+        let ask =
+            Ask { dates: Dates::Ignored, as_node: false, ..Self::get(&path, WHAT, limits::ANSWER_BYTES) };
+        let answer = success(self.ask(&ask).await?)?;
+        let signed: SignedTime = json(WHAT, &answer.body)?;
+        let (time, keys) = signed.verify(self.pin, &nonce)?;
+        // This connection's dates were not judged; nothing else is asked on it.
+        self.pool().clear();
+        Ok((time, keys, signed.keys))
+    }
+
+    /// Asks for a certificate.
+    ///
+    /// # Errors
+    /// [`UplinkError`]; a refusal is its `Problem`.
+    pub async fn enrol(&self, request: &EnrolRequest) -> Result<EnrolAnswer, UplinkError> {
+        const WHAT: &str = "the enrolment's answer";
+        let ask = Ask {
+            method: Method::POST,
+            body: Some(body("the enrolment", request)?),
+            as_node: false,
+            ..Self::get(api::ENROL, WHAT, limits::ANSWER_BYTES)
+        };
+        json(WHAT, &success(self.ask(&ask).await?)?.body)
+    }
+
+    /// Asks for the next certificate.
+    ///
+    /// # Errors
+    /// [`UplinkError`].
+    pub async fn renew(&self, request: &RenewRequest) -> Result<RenewAnswer, UplinkError> {
+        const WHAT: &str = "the renewal's answer";
+        let ask = Ask {
+            method: Method::POST,
+            body: Some(body("the renewal", request)?),
+            ..Self::get(api::RENEW, WHAT, limits::ANSWER_BYTES)
+        };
+        json(WHAT, &success(self.ask(&ask).await?)?.body)
+    }
+
+    /// The node's assignment, where it is another than the one with `etag`.
+    ///
+    /// # Errors
+    /// [`UplinkError`].
+    pub async fn assignment(&self, etag: Option<&str>) -> Result<AssignmentAnswer, UplinkError> {
+        const WHAT: &str = "the assignment";
+        let ask = Ask { etag, ..Self::get(api::ASSIGNMENT, WHAT, limits::ASSIGNMENT_BYTES) };
+        let answer = success(self.ask(&ask).await?)?;
+        match answer.status {
+            StatusCode::NOT_MODIFIED => Ok(AssignmentAnswer::Unchanged),
+            StatusCode::NO_CONTENT => Ok(AssignmentAnswer::None),
+            _ => {
+                let envelope: Envelope = json(WHAT, &answer.body)?;
+                let etag = cairn_protocol::generation::id_of(&envelope);
+                Ok(AssignmentAnswer::New { envelope, etag })
+            }
+        }
+    }
+
+    /// Sends a heartbeat.
+    ///
+    /// # Errors
+    /// [`UplinkError`].
+    pub async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<HeartbeatAnswer, UplinkError> {
+        const WHAT: &str = "the heartbeat's answer";
+        let ask = Ask {
+            method: Method::POST,
+            body: Some(body("the heartbeat", heartbeat)?),
+            ..Self::get(api::HEARTBEAT, WHAT, limits::HEARTBEAT_BYTES)
+        };
+        json(WHAT, &success(self.ask(&ask).await?)?.body)
+    }
+
+    /// Sends the full status, as the bytes whose digest the heartbeats carry.
+    ///
+    /// # Errors
+    /// [`UplinkError`].
+    pub async fn status(&self, status: Bytes) -> Result<(), UplinkError> {
+        let ask = Ask {
+            method: Method::PUT,
+            body: Some(status),
+            ..Self::get(api::STATUS, "the status' answer", limits::ANSWER_BYTES)
+        };
+        success(self.ask(&ask).await?).map(drop)
+    }
+
+    /// A file of the repository, at most `limit` bytes; `None` where the controller has none of that name.
+    ///
+    /// # Errors
+    /// [`UplinkError`].
+    pub async fn file(
+        &self,
+        path: &str,
+        what: &'static str,
+        limit: usize,
+    ) -> Result<Option<Vec<u8>>, UplinkError> {
+        let answer = self.ask(&Self::get(path, what, limit)).await?;
+        if answer.status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        Ok(Some(success(answer)?.body))
+    }
+}
