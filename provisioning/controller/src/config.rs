@@ -1,0 +1,208 @@
+//! What a controller was made as: `init`, its settings file, and loading all of it for `serve`.
+
+use std::path::Path;
+
+use cairn_protocol::ids::{Name, Sha256Digest};
+use cairn_protocol::signed::{ControllerKeys, Domain, Envelope};
+use ed25519_dalek::SigningKey;
+use serde::{Deserialize, Serialize};
+
+use crate::dir::{self, Dir, DirError};
+use crate::pki::{self, Ca, Issued, PkiError, Subject};
+use crate::store::{self, Store, StoreError};
+
+/// `controller.json`: what `init` was told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The format: 1.
+    pub version: u32,
+    /// The SPIFFE trust domain.
+    pub trust_domain: String,
+    /// DNS names and addresses under which nodes and operators reach the controller.
+    pub names: Vec<String>,
+}
+
+/// Why a controller could not be made or loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The folder is taken.
+    #[error("{0} exists already: a controller is made once; give another --dir, or go on with this one")]
+    Exists(String),
+    /// A file.
+    #[error(transparent)]
+    Dir(#[from] DirError),
+    /// A key or certificate.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// `controller.json`.
+    #[error("controller.json cannot be read: {0}; it is what `cairn-controller init` wrote")]
+    Settings(String),
+    /// A name that cannot be in a certificate.
+    #[error(
+        "{0:?} cannot be a trust domain or a name: use letters, digits, '.', '-' and, for addresses, ':'"
+    )]
+    BadName(String),
+}
+
+/// Keys and settings of a controller.
+#[derive(Debug)]
+pub struct Identity {
+    /// What `init` was told.
+    pub settings: Settings,
+    /// The authority.
+    pub ca: Ca,
+    /// The statement that vouches for the signing key.
+    pub keys: ControllerKeys,
+    signing: SigningKey,
+}
+
+impl Identity {
+    /// Signs `payload` for `domain`.
+    pub fn sign(&self, domain: Domain, payload: String) -> Envelope {
+        Envelope::sign(domain, payload, &self.signing)
+    }
+
+    /// What nodes pin.
+    pub fn pin(&self) -> Sha256Digest {
+        self.ca.pin()
+    }
+}
+
+fn plain_name(text: &str) -> Result<(), ConfigError> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b".-:".contains(&b);
+    let fits = (1..=253).contains(&text.len()) && text.bytes().all(plain);
+    if fits { Ok(()) } else { Err(ConfigError::BadName(cairn_protocol::limits::clean_text(text))) }
+}
+
+/// Makes a controller in the new folder `dir`: authority, keys, server certificate, an operator named `admin`,
+/// the database and an empty repository.
+///
+/// # Errors
+/// [`ConfigError`]; the folder may then be half made and is to be removed.
+pub fn init(dir: &Dir, trust_domain: &str, names: &[String], now: u64) -> Result<Sha256Digest, ConfigError> {
+    plain_name(trust_domain)?;
+    names.iter().try_for_each(|name| plain_name(name))?;
+    if dir.root().exists() {
+        return Err(ConfigError::Exists(dir.root().display().to_string()));
+    }
+    dir::make_dir(dir.root())?;
+    dir.ensure_repo()?;
+    let (ca, ca_key) = Ca::generate(trust_domain, now)?;
+    let (signing, signing_pem) = pki::new_signing_key()?;
+    let keys = ca.vouch(&signing)?;
+    let settings = Settings { version: 1, trust_domain: trust_domain.to_owned(), names: names.to_vec() };
+    let json =
+        |value: Result<String, serde_json::Error>| value.map_err(|e| ConfigError::Settings(e.to_string()));
+    dir::write(&dir.file("ca.key"), ca_key.as_bytes(), 0o600)?;
+    dir::write(&dir.file("ca.crt"), ca.pem.as_bytes(), 0o644)?;
+    dir::write(&dir.file("ca.pin"), format!("{}\n", ca.pin()).as_bytes(), 0o644)?;
+    dir::write(&dir.file("signing.key"), signing_pem.as_bytes(), 0o600)?;
+    dir::write(&dir.file("keys.json"), json(serde_json::to_string_pretty(&keys))?.as_bytes(), 0o644)?;
+    dir::write(
+        &dir.file("controller.json"),
+        json(serde_json::to_string_pretty(&settings))?.as_bytes(),
+        0o644,
+    )?;
+    renew_server(dir, &ca, &settings, now)?;
+    let pin = ca.pin();
+    operator(
+        dir,
+        &ca,
+        &Name::new("admin").map_err(|e| ConfigError::BadName(e.text))?,
+        &dir.file("operator"),
+        now,
+    )?;
+    Ok(pin)
+}
+
+/// Makes the server a new key and certificate.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn renew_server(dir: &Dir, ca: &Ca, settings: &Settings, now: u64) -> Result<Issued, ConfigError> {
+    let (key, spki) = pki::new_key()?;
+    let issued = ca.issue(&Subject::Server { names: &settings.names }, &spki, now, pki::SERVER_LIFE)?;
+    // Key and certificate in one file each would tear; the certificate goes last and names the key it belongs to.
+    dir::write(&dir.file("tls.key"), key.as_bytes(), 0o600)?;
+    dir::write(&dir.file("tls.crt"), format!("{}{}", issued.pem, ca.pem).as_bytes(), 0o644)?;
+    Ok(issued)
+}
+
+/// Makes the credential of operator `name` in the folder `out`: `ca.crt`, `client.crt`, `client.key`.
+///
+/// # Errors
+/// [`ConfigError`]; [`ConfigError::Exists`] when there is a credential already.
+pub fn operator(dir: &Dir, ca: &Ca, name: &Name, out: &Path, now: u64) -> Result<Issued, ConfigError> {
+    let key_file = out.join("client.key");
+    if key_file.exists() {
+        return Err(ConfigError::Exists(key_file.display().to_string()));
+    }
+    let (key, spki) = pki::new_key()?;
+    let issued = ca.issue(&Subject::Operator { name }, &spki, now, pki::OPERATOR_LIFE)?;
+    let store = Store::open(&dir.database())?;
+    store.write_blocking({
+        let (name, issued) = (name.clone(), issued.clone());
+        move |tx| store::certs::insert(tx, &store::certs::Holder::Operator(name), &issued)
+    })?;
+    dir::make_dir(out)?;
+    dir::write(&out.join("ca.crt"), ca.pem.as_bytes(), 0o644)?;
+    dir::write(&out.join("client.crt"), issued.pem.as_bytes(), 0o644)?;
+    dir::write(&key_file, key.as_bytes(), 0o600)?;
+    Ok(issued)
+}
+
+/// Revokes all certificates of operator `name`; answers how many.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn revoke_operator(dir: &Dir, name: &Name, now: u64) -> Result<usize, ConfigError> {
+    let holder = store::certs::Holder::Operator(name.clone());
+    let store = Store::open(&dir.database())?;
+    Ok(store.write_blocking(move |tx| store::certs::revoke(tx, &holder, None, now))?)
+}
+
+/// Loads a controller's keys and settings.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn load(dir: &Dir) -> Result<Identity, ConfigError> {
+    let settings: Settings = serde_json::from_str(&dir::read(&dir.file("controller.json"))?)
+        .map_err(|e| ConfigError::Settings(e.to_string()))?;
+    if settings.version != 1 {
+        return Err(ConfigError::Settings(format!("version {} is not 1", settings.version)));
+    }
+    let cert = dir::read(&dir.file("ca.crt"))?;
+    let ca = Ca::load(&settings.trust_domain, &cert, &dir::read(&dir.file("ca.key"))?)?;
+    let signing = pki::load_signing_key(&dir::read(&dir.file("signing.key"))?)?;
+    let keys = ca.vouch(&signing)?;
+    Ok(Identity { settings, ca, keys, signing })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_controller_is_made_once_and_loads() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = Dir::at(tmp.path().join("controller"));
+        let names = ["controller.cairn.lab".to_owned(), "127.0.0.1".to_owned()];
+        let pin = init(&dir, "cairn.lab", &names, 1_800_000_000).unwrap();
+        assert_eq!(dir::read(&dir.file("ca.pin")).unwrap(), format!("{pin}\n"));
+        let identity = load(&dir).unwrap();
+        assert_eq!(identity.pin(), pin);
+        assert!(identity.keys.verify(pin).is_ok());
+        let keys: ControllerKeys = serde_json::from_str(&dir::read(&dir.file("keys.json")).unwrap()).unwrap();
+        assert!(keys.verify(pin).is_ok());
+        assert!(matches!(init(&dir, "cairn.lab", &names, 0), Err(ConfigError::Exists(_))));
+        let name = Name::new("alice").unwrap();
+        assert!(operator(&dir, &identity.ca, &name, &tmp.path().join("alice"), 1_800_000_000).is_ok());
+        assert!(operator(&dir, &identity.ca, &name, &tmp.path().join("alice"), 1_800_000_000).is_err());
+        let dir = Dir::at(tmp.path().join("other"));
+        assert!(matches!(init(&dir, "bad domain", &names, 0), Err(ConfigError::BadName(_))));
+    }
+}

@@ -1,0 +1,116 @@
+//! Reading requests: measured first, then parsed; what cannot be read is answered with a problem.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use bytes::{Bytes, BytesMut};
+use cairn_protocol::ids::{Name, Sha256Digest};
+use futures_util::StreamExt as _;
+use serde::de::DeserializeOwned;
+
+use super::problem::Failure;
+
+/// A peer that sends nothing for this long in the middle of a body is gone.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// A request body of at most `MAX` bytes.
+#[derive(Debug)]
+pub struct Limited<const MAX: usize>(pub Bytes);
+
+impl<const MAX: usize, S: Send + Sync> FromRequest<S> for Limited<MAX> {
+    type Rejection = Failure;
+    async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
+        let announced = request
+            .headers()
+            .get(header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        if announced.is_some_and(|length| length > MAX as u64) {
+            return Err(too_long(MAX));
+        }
+        read(request.into_body(), MAX).await.map(Self)
+    }
+}
+
+fn too_long(max: usize) -> Failure {
+    Failure::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "too-long",
+        format!("the request's body has more than the {max} bytes allowed: it was not read"),
+    )
+}
+
+async fn read(body: Body, max: usize) -> Result<Bytes, Failure> {
+    let mut stream = body.into_data_stream();
+    let mut bytes = BytesMut::new();
+    loop {
+        match tokio::time::timeout(IDLE, stream.next()).await {
+            Ok(None) => return Ok(bytes.freeze()),
+            Ok(Some(Ok(piece))) if bytes.len() + piece.len() <= max => bytes.extend_from_slice(&piece),
+            Ok(Some(Ok(_))) => return Err(too_long(max)),
+            Ok(Some(Err(_))) => return Err(Failure::bad("cut", "the request's body was cut short")),
+            Err(_) => {
+                return Err(Failure::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "too-slow",
+                    "the request's body stopped arriving",
+                ));
+            }
+        }
+    }
+}
+
+/// Reads a JSON body; `what` names it in the answer.
+///
+/// # Errors
+/// A 400 that says where the text is wrong.
+pub fn json<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(bytes)
+        .map_err(|e| Failure::bad("malformed", format!("{what} cannot be read: {e}")))
+}
+
+/// Reads a name from a path.
+///
+/// # Errors
+/// A 400.
+pub fn name(what: &str, text: &str) -> Result<Name, Failure> {
+    Name::new(text).map_err(|e| Failure::bad("bad-name", format!("{what}: {e}")))
+}
+
+/// Reads a digest.
+///
+/// # Errors
+/// A 400.
+pub fn digest(text: &str) -> Result<Sha256Digest, Failure> {
+    text.parse().map_err(|e| Failure::bad("bad-digest", format!("{e}")))
+}
+
+/// Parameters of a path; a wrong one is a 400 with a problem.
+#[derive(Debug)]
+pub struct Path<T>(pub T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Failure;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        match axum::extract::Path::<T>::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path(value)) => Ok(Self(value)),
+            Err(error) => Err(Failure::bad("bad-path", error.body_text())),
+        }
+    }
+}
+
+/// Parameters of a query; a wrong one is a 400 with a problem.
+#[derive(Debug)]
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Failure;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        match axum::extract::Query::<T>::from_request_parts(parts, state).await {
+            Ok(axum::extract::Query(value)) => Ok(Self(value)),
+            Err(error) => Err(Failure::bad("bad-query", error.body_text())),
+        }
+    }
+}
