@@ -10,12 +10,14 @@
 //! discover::disks(&Sources, scratch: &Path) -> Vec<Found>            Found { disk: inventory::Disk, node: PathBuf, boot_medium: bool, ours: Option<Ours> }
 //! discover::given(path: &Path) -> Result<Found>                      a file or device named by a flag (hosted)
 //! choose::system(&[Found], &plan::SystemDisk, site: &Name, node: &Name) -> Result<&Found>     disk-none, disk-ambiguous, disk-too-small, disk-foreign
-//! system::find(&[Found]) -> Result<Option<&Found>>                   the disk that carries a finished installation
+//! installed::find(&[Found]) -> Result<Option<&Found>>                   the disk that carries a finished installation
 //! system::prepare(&Found, &plan::SystemDisk, &Tools, again: bool, say: &dyn Fn(&str)) -> Result<SystemDisk>   GPT + file systems; nothing is done to what is finished unless `again`
 //! system::open(&Found) -> Result<SystemDisk>                         as it is
-//! SystemDisk::mount(&self, &Mounts, &Tools) -> Result<()>            STATE, DATA, ESP at Mounts { state, data, esp }; fsck -p first
+//! SystemDisk::mount(&self, &Mounts, &Tools) -> Result<()>            STATE and DATA at Mounts { state, data, esp }; e2fsck -p first
+//! SystemDisk::mount_esp(&self, &Mounts) -> Result<()>                only for a change of loader or UKI
+//! SystemDisk::finish(&self, state: &Path, &InstallRecord) -> Result<()>   install.json: the disk is finished from then on
 //! SystemDisk::install_loaders(&self, esp: &Path, &LoaderFiles) -> Result<()>                  systemd-boot, GRUB in MBR and BIOS boot partition
-//! record::{read, write}(state: &Path, &InstallRecord)                install.json, written last: the disk is finished from then on
+//! record::read(state: &Path) -> Result<Option<InstallRecord>>
 //!
 //! loader::Loaders::new(esp: &Path, keep: usize)
 //!   .install(version: &str, uki: &Path, tries: u8) -> Result<()>     both loaders, tried first at the next boot

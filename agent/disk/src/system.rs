@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::Read as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use cairn_protocol::plan::{Size, SystemDisk as Wanted};
@@ -189,34 +189,39 @@ impl SystemDisk {
         file.sync_all().map_err(DiskError::io("sync", path))
     }
 
-    /// Mounts STATE, DATA and ESP, each checked first. What is mounted already stays.
-    /// STATE and the ESP carry no programs; DATA does, for a container's layers.
+    /// Mounts STATE and DATA, each checked first. What is mounted already stays. STATE carries no programs; DATA does, for
+    /// containers.
     ///
     /// # Errors
-    /// [`DiskError::Damaged`] for what `e2fsck -p` cannot mend; [`DiskError::File`] for a mount that failed (are the
-    /// modules ext4, vfat, nls_cp437 and nls_ascii loaded?).
+    /// [`DiskError::Damaged`] for what `e2fsck -p` cannot mend; [`DiskError::File`] for a mount that failed (is the
+    /// module ext4 loaded?).
     pub fn mount(&self, mounts: &Mounts, tools: &Tools) -> Result<()> {
-        let ext4 = "errors=remount-ro";
-        for (part, at, kind, flags, options) in [
-            (Part::State, &mounts.state, "ext4", PLAIN | MsFlags::MS_NOEXEC, ext4),
-            (Part::Data, &mounts.data, "ext4", PLAIN, ext4),
-            (Part::Esp, &mounts.esp, "vfat", PLAIN | MsFlags::MS_NOEXEC, "umask=0077"),
+        for (part, at, flags, mode) in [
+            (Part::State, &mounts.state, PLAIN | MsFlags::MS_NOEXEC, 0o700),
+            (Part::Data, &mounts.data, PLAIN, 0o755),
         ] {
             if is_mount_point(at) {
                 continue;
             }
             let node = self.part(part)?;
-            if kind == "ext4" {
-                tools.check_ext4(node.path())?;
-            }
-            attach(node.path(), at, kind, flags, options)?;
-        }
-        for (at, mode) in [(mounts.state.as_path(), 0o700), (mounts.data.as_path(), 0o755)] {
-            use std::os::unix::fs::PermissionsExt as _;
-            fs::set_permissions(at, fs::Permissions::from_mode(mode))
-                .map_err(DiskError::io("protect", at))?;
+            tools.check_ext4(node.path())?;
+            attach(node.path(), at, "ext4", flags, "errors=remount-ro")?;
+            fs::set_permissions(at, fs::Permissions::from_mode(mode)).map_err(DiskError::io("protect", at))?;
         }
         Ok(())
+    }
+
+    /// Mounts the ESP. Apart from [`SystemDisk::mount`], because only a change of boot loader or UKI needs it: the less
+    /// it is mounted for writing, the less a power cut finds half done.
+    ///
+    /// # Errors
+    /// [`DiskError::File`] (are the modules vfat, nls_cp437 and nls_ascii loaded?).
+    pub fn mount_esp(&self, mounts: &Mounts) -> Result<()> {
+        if is_mount_point(&mounts.esp) {
+            return Ok(());
+        }
+        let node = self.part(Part::Esp)?;
+        attach(node.path(), &mounts.esp, "vfat", PLAIN | MsFlags::MS_NOEXEC, "umask=0077,errors=remount-ro")
     }
 
     /// Writes `install.json` on the STATE mounted at `state`, then takes the mark away: from then on the disk is finished.
