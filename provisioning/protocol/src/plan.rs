@@ -10,7 +10,7 @@ pub use size::Size;
 
 use crate::ids::Name;
 use crate::limits;
-use crate::netplan::Netplan;
+use crate::netplan::{Netplan, NetplanError};
 
 /// A site's plan. Keys at the top are defaults for all its nodes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -247,11 +247,13 @@ impl Plan {
         }
         check_bundles("bundles", &self.bundles)?;
         check_disks("disks", self.disks.as_ref())?;
+        check_network("network", self.network.as_ref())?;
         let mut serials = BTreeMap::new();
         for (name, node) in &self.nodes {
             let at = format!("nodes.{name}");
             check_bundles(&format!("{at}.bundles"), &node.bundles)?;
             check_disks(&format!("{at}.disks"), node.disks.as_ref())?;
+            check_network(&format!("{at}.network"), node.network.as_ref())?;
             if let Some(serial) = &node.serial {
                 if serial.trim().is_empty() || serial.len() > 128 {
                     return Err(rule(format!("{at}.serial"), "takes 1 to 128 characters"));
@@ -318,6 +320,14 @@ fn check_bundles(at: &str, bundles: &BTreeMap<String, String>) -> Result<(), Pla
         return Err(rule(at, "a node runs one os bundle, not two"));
     }
     Ok(())
+}
+
+fn check_network(at: &str, network: Option<&Netplan>) -> Result<(), PlanError> {
+    match network.map(Netplan::check) {
+        Some(Err(NetplanError::Rule { at: below, why })) => Err(rule(format!("{at}.{below}"), why)),
+        Some(Err(error)) => Err(rule(at, error.to_string())),
+        Some(Ok(())) | None => Ok(()),
+    }
 }
 
 fn check_disks(at: &str, disks: Option<&Disks>) -> Result<(), PlanError> {

@@ -58,8 +58,9 @@ impl Cidr {
 
     /// Whether `address` lies in the network.
     pub fn contains(self, address: IpAddr) -> bool {
-        Self::new(address, self.prefix)
-            .is_some_and(|other| address.is_ipv4() == self.address.is_ipv4() && other.network() == self.network())
+        Self::new(address, self.prefix).is_some_and(|other| {
+            address.is_ipv4() == self.address.is_ipv4() && other.network() == self.network()
+        })
     }
 
     /// Whether it is of IPv4.
