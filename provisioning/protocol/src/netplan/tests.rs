@@ -35,7 +35,7 @@ fn unknown_keys_and_wrong_types_name_their_line() {
         ("mode: 802.3ad", "mode: lacp", "lacp", "line 32"),
         ("via: 192.0.2.1,", "via: gateway,", "IP address", "line 11"),
         ("to: 203.0.113.7", "to: everywhere", "destination", "line 14"),
-        ("driver: ixgbe", "drivers: ixgbe", "drivers", "line 20"),
+        ("driver: ixgbe", "drivers: ixgbe", "drivers", "line 19"),
         ("network:", "networks:", "networks", "line 2"),
     ];
     for (from, to, what, line) in cases {
