@@ -13,6 +13,7 @@ mod error;
 pub mod grub;
 pub mod initramfs;
 pub mod kernel;
+pub mod layer;
 pub mod sbom;
 pub mod toolbox;
 pub mod trust;
