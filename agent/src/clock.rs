@@ -31,12 +31,26 @@ pub struct Clock {
     base: AtomicI64,
     trusted: AtomicBool,
     floor: AtomicU64,
+    /// Seconds by which hosted mode has the machine's clock wrong.
+    skew: i64,
 }
 
 impl Clock {
     /// A clock that never goes below `floor`: the image's build, or the last trusted time.
     pub fn new(floor: u64) -> Self {
         Self { floor: AtomicU64::new(floor), ..Self::default() }
+    }
+
+    /// The same, on a machine whose clock says `machine_time` now.
+    pub fn on_machine(floor: u64, machine_time: u64) -> Self {
+        let to_signed = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
+        let skew = to_signed(machine_time).saturating_sub(to_signed(machine()));
+        Self { floor: AtomicU64::new(floor), skew, ..Self::default() }
+    }
+
+    /// The machine's clock, not to be believed.
+    pub fn machine(&self) -> u64 {
+        machine().saturating_add_signed(self.skew)
     }
 
     /// Raises the floor.
@@ -69,7 +83,7 @@ impl Clock {
             let boot = i64::try_from(since_boot().as_secs()).unwrap_or_default();
             u64::try_from(self.base.load(Ordering::Relaxed).saturating_add(boot)).unwrap_or_default()
         } else {
-            machine()
+            self.machine()
         };
         now.max(self.floor())
     }

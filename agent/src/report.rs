@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cairn_protocol::heartbeat::{FailedGeneration, HealthCheck, NodeState, Waiting};
+use cairn_protocol::heartbeat::{FailedGeneration, HealthCheck, NodeState, Status, Waiting};
 use cairn_protocol::ids::Name;
+use cairn_protocol::inventory::Inventory;
 use cairn_protocol::stage::Stage;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -48,6 +49,8 @@ pub struct Facts {
     pub health: Vec<HealthCheck>,
     /// Heartbeats acknowledged in this boot.
     pub heartbeats: u64,
+    /// Why the last heartbeat failed, until one arrives again.
+    pub last_error: Option<String>,
     /// When central was reached last, seconds since 1970.
     pub last_contact: u64,
     /// Events that wait for central.
@@ -74,6 +77,7 @@ impl Default for Facts {
             progress: None,
             health: Vec::new(),
             heartbeats: 0,
+            last_error: None,
             last_contact: 0,
             spooled: 0,
             changed_at: 0.0,
@@ -86,6 +90,7 @@ impl Default for Facts {
 pub struct Report {
     facts: Mutex<Facts>,
     stages: Mutex<Vec<(Stage, f64)>>,
+    status: Mutex<Status>,
     paths: Paths,
     /// Something changed that central should hear of soon.
     pub changed: Notify,
@@ -109,6 +114,16 @@ impl Report {
         Self {
             facts: Mutex::new(facts),
             stages: Mutex::new(stages),
+            status: Mutex::new(Status {
+                inventory: Inventory::default(),
+                agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+                kernel_version: kernel_version(),
+                boot_source: "unknown".to_owned(),
+                addresses: Vec::new(),
+                layers: Vec::new(),
+                health: Vec::new(),
+                stage_seconds: Vec::new(),
+            }),
             paths,
             changed: Notify::new(),
             wake: Notify::new(),
@@ -155,10 +170,26 @@ impl Report {
         }
     }
 
+    /// Changes what the full status says.
+    pub fn change_status(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The full status now.
+    pub fn status(&self) -> Status {
+        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Status { stage_seconds: self.stage_seconds(), health: self.lock().health.clone(), ..status }
+    }
+
     /// The stages of this boot with their seconds.
     pub fn stage_seconds(&self) -> Vec<(Stage, f64)> {
         self.stages.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+fn kernel_version() -> String {
+    let name = nix::sys::utsname::uname();
+    name.map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// The longest of these files that is read, bytes.

@@ -1,21 +1,43 @@
 //! The stages: each tries once, leaves what it found in the context, and says how it ended.
 
 mod devices;
+mod enrol;
+mod identity;
 mod network;
+mod plan;
+mod seed;
+mod time;
 
 use cairn_protocol::stage::Stage;
 
 use crate::engine::{Outcome, Trouble};
+use crate::uplink::UplinkError;
 use crate::worker::context::Context;
+
+pub use plan::Accepted;
+pub use time::last_time;
 
 /// Tries `stage` once.
 pub async fn run(stage: Stage, context: &mut Context) -> Outcome {
     match stage {
         Stage::Devices => devices::run(context).await,
         Stage::Network => network::run(context).await,
+        Stage::Time => time::run(context).await,
+        Stage::Identity => identity::run(context).await,
+        Stage::Enrol => enrol::run(context).await,
+        Stage::Plan => plan::run(context).await,
+        Stage::Disks => plan::nothing_to_do(context).await,
         other => Outcome::Wait(Trouble::waiting(
             format!("this agent cannot do the stage {other} yet"),
             "install a newer image",
         )),
+    }
+}
+
+/// What a failed call means for the walk.
+fn trouble(error: &UplinkError) -> Trouble {
+    match error.code() {
+        Some(code) => Trouble::refused(code, error.to_string(), error.advice()),
+        None => Trouble::waiting(error.to_string(), error.advice()),
     }
 }

@@ -1,12 +1,108 @@
-//! `network`: links up, addresses, routes, resolver.
+//! `network`: links up, addresses, routes, resolver, through cairn-net. The document of a signed seed is tried; while
+//! the controller is not reached through it, DHCP on every link takes turns with it.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use cairn_net::{NetConfig, Network};
+use cairn_protocol::netplan::Netplan;
+use cairn_protocol::stage::Stage;
 
 use crate::engine::{Outcome, Trouble};
+use crate::report::read_json;
 use crate::worker::context::Context;
+
+/// How long one try waits for an address. A switch port with spanning tree takes 30 s to forward; the next try goes on.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Tries with one document before the other gets its turn.
+pub(super) const TURN: u32 = 3;
 
 /// Tries once.
 pub(super) async fn run(context: &mut Context) -> Outcome {
     if context.options.hosted {
         return Outcome::Done;
     }
-    Outcome::Wait(Trouble::waiting("this agent has no network yet", "install a newer image"))
+    link_resolver(context);
+    let document = document(context);
+    let network = match context.network.take() {
+        Some(network) => network,
+        None => {
+            let config = NetConfig {
+                netplan: document.clone(),
+                state_file: Some(context.paths.in_run("network.json")),
+                ..NetConfig::new(context.paths.in_run("resolv.conf"))
+            };
+            match Network::start(config).await {
+                Ok(network) => network,
+                Err(error) => {
+                    let advice = "correct the network document; DHCP is tried meanwhile";
+                    context.unreached += 1;
+                    return Outcome::Wait(Trouble::waiting(error.to_string(), advice));
+                }
+            }
+        }
+    };
+    let network = context.network.insert(network);
+    match network.wait_online(PATIENCE).await {
+        Ok(status) => {
+            let addresses = status.addresses();
+            let text: Vec<_> =
+                addresses.iter().map(|(link, list)| format!("{link} {}", list.join(" "))).collect();
+            context.console.note(Stage::Network, text.join(", "));
+            context.report.change_status(|status| status.addresses = addresses);
+        }
+        Err(offline) => {
+            take_turns(context).await;
+            return Outcome::Wait(Trouble::waiting(
+                offline.problem,
+                "plug a network cable in, or hand the node a seed with its addresses",
+            ));
+        }
+    }
+    if context.seed.is_none() && context.cmdline.seed.is_some() {
+        super::seed::from_url(context).await;
+        if context.seed.as_ref().is_some_and(|seed| seed.network.is_some()) {
+            apply(context, false).await;
+        }
+    }
+    Outcome::Done
+}
+
+/// The document to start with: the seed's, else the last good one of STATE, else none: DHCP on every link.
+fn document(context: &Context) -> Option<Netplan> {
+    let seed = context.seed.as_ref().and_then(|seed| seed.network.clone());
+    seed.or_else(|| read_json(&context.paths.state().join("network/last-good.json")))
+}
+
+/// The controller was not reached: counts it, and lets the other document have its turn.
+pub(super) async fn take_turns(context: &mut Context) {
+    context.unreached += 1;
+    if context.unreached % TURN == 0 && document(context).is_some() {
+        apply(context, (context.unreached / TURN) % 2 == 1).await;
+    }
+}
+
+/// Puts the document, or DHCP on every link, in force.
+async fn apply(context: &mut Context, dhcp: bool) {
+    let document = if dhcp { None } else { document(context) };
+    let Some(network) = &context.network else { return };
+    let what = if dhcp { "DHCP on every link" } else { "the network document" };
+    match network.apply(document).await {
+        Ok(()) => {
+            context.console.note(Stage::Network, format!("trying {what}"));
+            let _ = network.wait_online(PATIENCE).await;
+        }
+        Err(error) => context.console.note(Stage::Network, format!("{what} could not be tried: {error}")),
+    }
+}
+
+/// Points the resolver of this process at cairn-net's file.
+fn link_resolver(context: &Context) {
+    let etc = Path::new("/etc/resolv.conf");
+    let file = context.paths.in_run("resolv.conf");
+    if fs::read_link(etc).ok().as_deref() != Some(&file) {
+        let _ = fs::remove_file(etc);
+        let _ = std::os::unix::fs::symlink(&file, etc);
+    }
 }

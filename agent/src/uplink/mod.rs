@@ -10,6 +10,7 @@ mod tls;
 
 pub use calls::{AssignmentAnswer, read_problem};
 pub use error::UplinkError;
+pub(crate) use http::plain_get;
 pub use http::{Answer, Ask};
 pub use tls::{Dates, PinMismatch, validity};
 

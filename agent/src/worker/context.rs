@@ -3,6 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
+use cairn_net::Network;
 use cairn_protocol::heartbeat::Severity;
 use cairn_protocol::ids::Sha256Digest;
 use cairn_protocol::plan::Timeouts;
@@ -14,13 +15,18 @@ use crate::clock::Clock;
 use crate::cmdline::Cmdline;
 use crate::console::Console;
 use crate::control::Control;
+use crate::heartbeat::Beater;
+use crate::identity::Identity;
 use crate::kmod::load::Modules;
 use crate::paths::Paths;
 use crate::report::Report;
 use crate::spool::Spool;
+use crate::stages::Accepted;
 use crate::trust::{self, Trust};
+use crate::uplink::Uplink;
 
 /// The worker's state.
+/// See [`crate::stages`] for who fills in what.
 #[derive(Debug)]
 pub struct Context {
     /// The command line of this process.
@@ -49,6 +55,18 @@ pub struct Context {
     pub measured: Timeouts,
     /// The plan's word about speed.
     pub planned: Timeouts,
+    /// The running network; `None` in hosted mode.
+    pub network: Option<Network>,
+    /// Failed tries to reach the controller through the network document in force.
+    pub unreached: u32,
+    /// The line to the controller.
+    pub uplink: Option<Arc<Uplink>>,
+    /// The node's identity.
+    pub identity: Option<Identity>,
+    /// The assignment, verified.
+    pub assignment: Option<Accepted>,
+    /// The heartbeats' task.
+    pub heartbeats: Option<Beater>,
 }
 
 impl Context {
@@ -59,13 +77,17 @@ impl Context {
         let cmdline =
             if hosted { String::new() } else { fs::read_to_string("/proc/cmdline").unwrap_or_default() };
         let trust = trust::read(&paths.trust()).map(Arc::new).map_err(|e| e.to_string());
-        let floor = trust.as_ref().map_or(0, |trust| trust.settings.build_time);
+        let floor = trust
+            .as_ref()
+            .map_or(0, |trust| trust.settings.build_time)
+            .max(crate::stages::last_time(&paths.run()));
+        let clock = options.clock.map_or_else(|| Clock::new(floor), |time| Clock::on_machine(floor, time));
         let console = if hosted || !control.is_connected() { Console::stdout() } else { Console::of_node() };
         Self {
             console: Arc::new(console),
             cmdline: Cmdline::parse(&cmdline),
             trust,
-            clock: Arc::new(Clock::new(floor)),
+            clock: Arc::new(clock),
             report: Arc::new(Report::new(paths.clone())),
             spool: Arc::new(Spool::open(&paths)),
             control,
@@ -73,6 +95,12 @@ impl Context {
             seed: None,
             measured: super::measure_speed(),
             planned: Timeouts::Auto,
+            network: None,
+            unreached: 0,
+            uplink: None,
+            identity: None,
+            assignment: None,
+            heartbeats: None,
             paths,
             options,
         }
@@ -102,5 +130,14 @@ impl Context {
     }
 
     /// The walk is over: what is still to be sent is sent within a bounded time.
-    pub async fn finish(&mut self) {}
+    pub async fn finish(&mut self) {
+        if let Some(heartbeats) = self.heartbeats.take() {
+            heartbeats.last().await;
+        }
+    }
+
+    /// Whether STATE is mounted.
+    pub fn has_state(&self) -> bool {
+        self.paths.state().join("identity").is_dir()
+    }
 }

@@ -138,10 +138,13 @@ async fn tick(control: Arc<Control>, deadline: Arc<AtomicU64>) {
     }
 }
 
-/// A random number in 0..1, for jitter.
+/// A number in 0..1 for jitter: from clocks, because the kernel's randomness may not be ready for seconds after
+/// power-on and asking for it blocks.
 pub fn random() -> f64 {
-    let mut bytes = [0; 4];
-    // Without randomness jitter is all that is lost here; keys are made elsewhere and fail loudly.
-    let _ = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes);
-    f64::from(u32::from_ne_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
+    use std::hash::{BuildHasher as _, Hasher as _};
+    // The keys of std's hasher are random per process where the kernel has randomness, and never wait for it.
+    let mut hasher = std::hash::RandomState::new().build_hasher();
+    hasher.write_u128(clock::since_boot().as_nanos());
+    hasher.write_u128(clock::own_cpu().as_nanos());
+    f64::from(u32::try_from(hasher.finish() >> 32).unwrap_or(0)) / (f64::from(u32::MAX) + 1.0)
 }

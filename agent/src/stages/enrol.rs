@@ -1,0 +1,120 @@
+//! `enrol`: a certificate from the controller: by serial, or by token and an operator's approval.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_protocol::enrol::{EnrolAnswer, EnrolRequest};
+use cairn_protocol::inventory::Inventory;
+use cairn_protocol::stage::Stage;
+
+use crate::engine::{Outcome, Trouble};
+use crate::heartbeat::{Beater, Source};
+use crate::identity::{IdentityError, Member};
+use crate::inventory;
+use crate::worker::context::Context;
+
+/// Tries once.
+pub(super) async fn run(context: &mut Context) -> Outcome {
+    let Some(uplink) = context.uplink.clone() else {
+        return again("there is no line to the controller yet", Stage::Time);
+    };
+    if context.heartbeats.take().is_some_and(|beats| beats.outcast.load(std::sync::atomic::Ordering::Relaxed))
+        && let Some(identity) = &mut context.identity
+    {
+        identity.forget_membership();
+    }
+    let now = context.clock.now();
+    let facts = inventory(context);
+    context.report.change_status(|status| status.inventory.clone_from(&facts));
+    let boot_source = boot_source(context);
+    context.report.change_status(|status| status.boot_source = boot_source);
+    let Some(identity) = &mut context.identity else { return again("there is no key yet", Stage::Identity) };
+    let valid = identity.validity().is_some_and(|(from, to)| (from..to).contains(&now));
+    if identity.member.is_none() || !valid {
+        let csr = match identity.request() {
+            Ok(csr) => csr,
+            Err(error) => return broken(&error),
+        };
+        let token = context.seed.as_ref().and_then(|seed| seed.token.clone());
+        let request = EnrolRequest { csr, serial: facts.machine.serial.clone(), token, inventory: facts };
+        match uplink.enrol(&request).await {
+            Ok(EnrolAnswer::Enrolled { site, node, certificates, assurance, keys }) => {
+                if let Err(error) = identity.enrolled(Member { site, node, assurance }, certificates, keys) {
+                    return broken(&error);
+                }
+            }
+            Ok(EnrolAnswer::Quarantined { retry_seconds, .. }) => {
+                // The node's own words, not the answer's: they are what the operator compares.
+                let words = identity.words();
+                context.report.change(|facts| facts.words = Some(words.clone()));
+                return Outcome::Wait(
+                    Trouble::waiting(
+                        format!("an operator has to approve this node; its words are {words}"),
+                        "compare the words with the controller's, then: cairnctl node approve",
+                    )
+                    .every(Duration::from_secs(u64::from(retry_seconds.clamp(1, 300)))),
+                );
+            }
+            Err(error) => {
+                let trouble = super::trouble(&error);
+                let serial = &request.serial;
+                let reason = format!("{} (this machine's serial is {serial:?})", trouble.reason);
+                return Outcome::Wait(Trouble { reason, ..trouble });
+            }
+        }
+    }
+    match identity.credential() {
+        Ok(credential) => uplink.use_credential(Some(credential)),
+        Err(error) => return broken(&error),
+    }
+    if let Some(member) = &identity.member {
+        context.console.note(Stage::Enrol, format!("node {} of site {}", member.node, member.site));
+        context.report.change(|facts| {
+            (facts.site, facts.node) = (Some(member.site.clone()), Some(member.node.clone()));
+            facts.words = None;
+        });
+    }
+    context.heartbeats = Some(Beater::start(Source {
+        uplink,
+        report: Arc::clone(&context.report),
+        spool: Arc::clone(&context.spool),
+        clock: Arc::clone(&context.clock),
+        count_file: context.paths.in_run("heartbeat.json"),
+    }));
+    Outcome::Done
+}
+
+fn again(reason: &str, from: Stage) -> Outcome {
+    Outcome::Wait(Trouble::waiting(reason, "the node tries again by itself").from(from))
+}
+
+fn broken(error: &IdentityError) -> Outcome {
+    Outcome::Wait(Trouble::waiting(error.to_string(), "the node tries again by itself"))
+}
+
+/// What the machine has; in hosted mode what the flags say.
+fn inventory(context: &Context) -> Inventory {
+    let (cpu, memory_bytes) = inventory::cpu_and_memory();
+    if context.options.hosted {
+        let mut inventory = Inventory { cpu, memory_bytes, ..Inventory::default() };
+        inventory.machine.serial = context.options.serial.clone().unwrap_or_default();
+        inventory.machine.product = "hosted".to_owned();
+        return inventory;
+    }
+    let sys = Path::new("/sys");
+    Inventory {
+        machine: inventory::machine(sys),
+        cpu,
+        memory_bytes,
+        nics: inventory::nics(sys),
+        disks: Vec::new(),
+        firmware: inventory::firmware(sys),
+        tpm: inventory::tpm(sys),
+    }
+}
+
+/// How this boot started, as far as it can be told.
+fn boot_source(context: &Context) -> String {
+    context.cmdline.boot.clone().unwrap_or_else(|| "unknown".to_owned())
+}
