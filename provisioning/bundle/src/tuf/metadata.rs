@@ -231,8 +231,14 @@ pub struct Header {
     pub expires: Date,
 }
 
+impl<T> fmt::Debug for Parsed<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.header.kind, self.header.version)
+    }
+}
+
 /// A metadata file that was read and is not yet trusted.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Parsed<T> {
     /// What every role has.
     pub header: Header,

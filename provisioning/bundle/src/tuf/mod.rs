@@ -29,7 +29,7 @@ pub use error::{Mismatch, TufError};
 pub use metadata::{Role, TargetInfo};
 pub use store::{DirStore, MemoryStore, MetadataStore};
 pub use time::Date;
-pub use updater::{Answer, Limits, Request, Step, Updater};
+pub use updater::{Answer, Limits, Request, RunError, Step, Updater};
 
 /// Percent-encodes all but unreserved characters (RFC 3986, 2.3): a role's or target's name in a URL or a file name.
 pub fn quote(name: &str) -> String {

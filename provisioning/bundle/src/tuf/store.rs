@@ -63,8 +63,14 @@ impl MetadataStore for DirStore {
 }
 
 /// Memory: for tests, benches and programs that keep nothing.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct MemoryStore(pub BTreeMap<String, Vec<u8>>);
+
+impl std::fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
 
 impl MetadataStore for MemoryStore {
     fn load(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>, FileError> {

@@ -82,6 +82,17 @@ pub enum Step {
     Found(TargetInfo),
 }
 
+/// Why [`Updater::run`] failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError<E> {
+    /// What was fetched was refused, or cannot be kept.
+    #[error(transparent)]
+    Tuf(#[from] TufError),
+    /// It could not be fetched; the update may be begun again.
+    #[error("cannot fetch: {0}")]
+    Fetch(E),
+}
+
 #[derive(Debug)]
 enum Phase {
     Idle,
@@ -247,6 +258,28 @@ impl<S: MetadataStore> Updater<S> {
                 self.feed_targets(answer, &role, Some(&delegator))?;
                 self.visit(search, role)
             }
+        }
+    }
+
+    /// Goes on with `step` until there is a result, with `fetch` for what is needed: `None` is «not found». For callers
+    /// that may block.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn run<E>(
+        &mut self,
+        mut step: Result<Step, TufError>,
+        mut fetch: impl FnMut(&Request) -> Result<Option<Vec<u8>>, E>,
+    ) -> Result<Step, RunError<E>> {
+        loop {
+            let request = match step? {
+                Step::Need(request) => request,
+                done => return Ok(done),
+            };
+            step = match fetch(&request).map_err(RunError::Fetch)? {
+                Some(bytes) => self.feed(Answer::Bytes(&bytes)),
+                None => self.feed(Answer::NotFound),
+            };
         }
     }
 
