@@ -79,7 +79,9 @@ impl Rack {
         let cmdline = format!("{CMDLINE} {}", spec.image.cmdline).trim_end().to_owned();
         // A broken KVM takes seconds to show; the site comes up meanwhile.
         let (accel, site) = std::thread::scope(|scope| {
-            let probe = scope.spawn(|| options.accel.unwrap_or_else(|| accel::probe(&toolbox, &dirs.work())));
+            let probe = scope.spawn(|| {
+                options.accel.unwrap_or_else(|| accel::probe(&toolbox, &image.join("vmlinuz"), &dirs.work()))
+            });
             let site = Site::start(&spec, &toolbox, &dirs, &image, &cmdline, options.controller.clone());
             (probe.join().unwrap_or(Accel::Tcg), site)
         });
