@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use cairn_protocol::netplan::Cidr;
 
+use crate::made::Made;
+
 /// Routes of these protocols are ours to add and remove (`RTPROT_STATIC`, `RTPROT_DHCP` of linux/rtnetlink.h).
 pub const PROTOCOL_STATIC: u8 = 4;
 /// See [`PROTOCOL_STATIC`].
@@ -34,8 +36,10 @@ pub struct LinkFacts {
     pub carrier: bool,
     /// MTU in bytes.
     pub mtu: u32,
-    /// Index of the bond or bridge it belongs to.
-    pub master: Option<u32>,
+    /// The bond or bridge it belongs to, by name.
+    pub master: Option<String>,
+    /// What it is, where it is of a kind that plans make.
+    pub made: Option<Made>,
     /// Its addresses.
     pub addresses: Vec<AddressFact>,
     /// Its routes in all tables, only those of [`PROTOCOL_STATIC`] and [`PROTOCOL_DHCP`].

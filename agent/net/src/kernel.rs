@@ -11,16 +11,21 @@ use rtnetlink::packet_core::NetlinkMessage;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo,
 };
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::link::{
+    BridgeStpState, InfoBond, InfoBridge, InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo,
+    LinkLayerType, LinkMessage,
+};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{
-    AddressMessageBuilder, Handle, LinkMessageBuilder, LinkUnspec, MulticastGroup, RouteMessageBuilder,
+    AddressMessageBuilder, Handle, LinkBond, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVlan,
+    MulticastGroup, RouteMessageBuilder,
 };
 
 use crate::facts::{AddressFact, Ipv6Facts, LinkFacts, PROTOCOL_DHCP, PROTOCOL_STATIC, Route};
+use crate::made::{BondSetting, BridgeSetting, MODE_LACP, Made};
 use crate::op::Op;
 
 /// Where the kernel could not be read or changed.
@@ -56,15 +61,16 @@ pub type Notices = Box<dyn Stream<Item = ()> + Send + Unpin>;
 pub struct Kernel {
     handle: Handle,
     proc_sys: PathBuf,
+    sysfs: PathBuf,
 }
 
 impl Kernel {
     /// Opens a connection in the caller's network namespace; its work runs as a task of the current tokio runtime.
-    /// `proc_sys` is `/proc/sys`.
+    /// `proc_sys` is `/proc/sys`, `sysfs` is `/sys`.
     ///
     /// # Errors
     /// [`KernelError::Open`].
-    pub fn open(proc_sys: &Path) -> Result<(Self, Notices), KernelError> {
+    pub fn open(proc_sys: &Path, sysfs: &Path) -> Result<(Self, Notices), KernelError> {
         let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
         let (connection, handle, messages) =
             rtnetlink::new_multicast_connection(&groups).map_err(KernelError::Open)?;
@@ -72,7 +78,7 @@ impl Kernel {
         let notices = futures_util::StreamExt::map(messages, |(message, _): (NetlinkMessage<_>, _)| {
             let _: NetlinkMessage<RouteNetlinkMessage> = message;
         });
-        Ok((Self { handle, proc_sys: proc_sys.to_owned() }, Box::new(notices)))
+        Ok((Self { handle, proc_sys: proc_sys.to_owned(), sysfs: sysfs.to_owned() }, Box::new(notices)))
     }
 
     /// Reads all links with their addresses and routes, by index.
@@ -86,7 +92,15 @@ impl Kernel {
         for message in &links {
             let mut link = link_facts(message);
             link.ipv6 = self.ipv6_facts(&link.name);
+            link.driver = crate::links::driver(&self.sysfs, &link.name);
             facts.insert(link.index, link);
+        }
+        let names: BTreeMap<u32, String> =
+            facts.iter().map(|(index, link): (_, &LinkFacts)| (*index, link.name.clone())).collect();
+        for message in &links {
+            if let Some(link) = facts.get_mut(&message.header.index) {
+                relate(link, message, &names);
+            }
         }
         let addresses: Vec<_> =
             self.handle.address().get().execute().try_collect().await.map_err(read("addresses"))?;
@@ -118,22 +132,58 @@ impl Kernel {
         Ipv6Facts { accept_ra: read("accept_ra"), autoconf: read("autoconf") }
     }
 
+    /// The index of a link that was there, or that a step has made since. A link that was made again has another
+    /// index, so the kernel is asked first for those kinds.
+    async fn index(&self, name: &str, links: &[LinkFacts]) -> Option<u32> {
+        if let Some(link) = links.iter().find(|link| link.name == name && link.made.is_none()) {
+            return Some(link.index);
+        }
+        let mut found = Box::pin(self.handle.link().get().match_name(name).execute());
+        found.try_next().await.ok().flatten().map(|message| message.header.index)
+    }
+
     /// Runs one step. `links` are the facts that the step was planned from.
     ///
     /// # Errors
     /// [`KernelError::Step`], naming the step.
     pub async fn run(&self, op: &Op, links: &[LinkFacts]) -> Result<(), KernelError> {
         let failed = |why: String| KernelError::Step { op: op.to_string(), why };
-        let index = links
-            .iter()
-            .find(|link| link.name == op.link())
-            .map(|link| link.index)
-            .ok_or_else(|| failed("the link is gone".to_owned()))?;
+        let index = match op {
+            Op::Make { .. } => 0,
+            _ => self
+                .index(op.link(), links)
+                .await
+                .ok_or_else(|| failed("the link is not there".to_owned()))?,
+        };
         let set = |builder: LinkMessageBuilder<LinkUnspec>| {
             let message = builder.build();
             async move { self.handle.link().set(message).execute().await }
         };
         let done = match op {
+            Op::Make { link, made } => {
+                let below = match made {
+                    Made::Vlan { link, .. } => Some(link),
+                    Made::Bond(setting) => setting.primary.as_ref(),
+                    Made::Bridge(_) => None,
+                };
+                let below = match below {
+                    Some(name) => {
+                        self.index(name, links).await.ok_or_else(|| failed(format!("{name} is not there")))?
+                    }
+                    None => 0,
+                };
+                self.handle.link().add(made_message(link, made, below)).execute().await
+            }
+            Op::Delete { .. } => gone(self.handle.link().del(index).execute().await),
+            Op::Down { .. } => set(LinkUnspec::new_with_index(index).down()).await,
+            Op::Join { master: None, .. } => set(LinkUnspec::new_with_index(index).nocontroller()).await,
+            Op::Join { master: Some(master), .. } => {
+                let master = self
+                    .index(master, links)
+                    .await
+                    .ok_or_else(|| failed(format!("{master} is not there")))?;
+                set(LinkUnspec::new_with_index(index).controller(master)).await
+            }
             Op::Ipv6 { link, key, value } => {
                 let path = self.sysctl(link, key);
                 return std::fs::write(&path, value.to_string())
@@ -198,7 +248,6 @@ fn link_facts(message: &LinkMessage) -> LinkFacts {
             LinkAttribute::Address(mac) => facts.mac = six(mac).unwrap_or_default(),
             LinkAttribute::PermAddress(mac) => facts.permanent_mac = six(mac),
             LinkAttribute::Mtu(mtu) => facts.mtu = *mtu,
-            LinkAttribute::Controller(index) => facts.master = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     if let LinkInfo::Kind(kind) = info {
@@ -210,6 +259,100 @@ fn link_facts(message: &LinkMessage) -> LinkFacts {
         }
     }
     facts
+}
+
+/// Fills in what needs the names of other links, and what kind of link it is.
+fn relate(facts: &mut LinkFacts, message: &LinkMessage, names: &BTreeMap<u32, String>) {
+    let name = |index: &u32| names.get(index).cloned();
+    let (mut below, mut data) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Controller(index) => facts.master = name(index),
+            LinkAttribute::Link(index) => below = name(index),
+            LinkAttribute::LinkInfo(infos) => {
+                data = infos
+                    .iter()
+                    .find_map(|info| if let LinkInfo::Data(data) = info { Some(data) } else { None });
+            }
+            _ => {}
+        }
+    }
+    facts.made = match data {
+        Some(InfoData::Vlan(infos)) => {
+            let id = infos.iter().find_map(|info| if let InfoVlan::Id(id) = info { Some(*id) } else { None });
+            id.map(|id| Made::Vlan { id, link: below.unwrap_or_default() })
+        }
+        Some(InfoData::Bridge(infos)) => {
+            let mut set = BridgeSetting::default();
+            for info in infos {
+                match info {
+                    InfoBridge::StpState(state) => set.stp = *state != BridgeStpState::Disabled,
+                    InfoBridge::ForwardDelay(delay) => set.forward_delay = Some(*delay),
+                    _ => {}
+                }
+            }
+            Some(Made::Bridge(set))
+        }
+        Some(InfoData::Bond(infos)) => {
+            let mut set = BondSetting::default();
+            for info in infos {
+                match info {
+                    InfoBond::Mode(mode) => set.mode = u8::from(*mode),
+                    InfoBond::MiiMon(value) => set.miimon = *value,
+                    InfoBond::AdLacpRate(rate) => set.lacp_rate = Some(u8::from(*rate)),
+                    InfoBond::AdSelect(select) => set.ad_select = Some(u8::from(*select)),
+                    InfoBond::MinLinks(value) => set.min_links = *value,
+                    InfoBond::XmitHashPolicy(hash) => set.hash = u8::from(*hash),
+                    InfoBond::UpDelay(value) => set.up_delay = *value,
+                    InfoBond::DownDelay(value) => set.down_delay = *value,
+                    InfoBond::Primary(index) => set.primary = name(index),
+                    _ => {}
+                }
+            }
+            // The kernel tells them for every mode; they mean something for one.
+            if set.mode != MODE_LACP {
+                (set.lacp_rate, set.ad_select) = (None, None);
+            }
+            Some(Made::Bond(set))
+        }
+        _ => None,
+    };
+}
+
+/// The message that makes a link; `below` is the index of a VLAN's link or a bond's primary.
+fn made_message(name: &str, made: &Made, below: u32) -> LinkMessage {
+    match made {
+        Made::Vlan { id, .. } => LinkVlan::new(name, below, *id).build(),
+        Made::Bridge(set) => {
+            let state = if set.stp { BridgeStpState::KernelStp } else { BridgeStpState::Disabled };
+            let builder = LinkBridge::new(name).stp_state(state);
+            match set.forward_delay {
+                Some(delay) => builder.forward_delay(delay).build(),
+                None => builder.build(),
+            }
+        }
+        Made::Bond(set) => {
+            let mut builder = LinkBond::new(name)
+                .mode(set.mode.into())
+                .miimon(set.miimon)
+                .min_links(set.min_links)
+                .xmit_hash_policy(set.hash.into());
+            // The kernel refuses delays that miimon does not divide, and LACP words without LACP.
+            if set.up_delay > 0 {
+                builder = builder.updelay(set.up_delay);
+            }
+            if set.down_delay > 0 {
+                builder = builder.downdelay(set.down_delay);
+            }
+            if let (Some(rate), Some(select)) = (set.lacp_rate, set.ad_select) {
+                builder = builder.ad_lacp_rate(rate.into()).ad_select(select.into());
+            }
+            if set.primary.is_some() {
+                builder = builder.primary(below);
+            }
+            builder.build()
+        }
+    }
 }
 
 fn address_fact(message: &AddressMessage) -> Option<AddressFact> {

@@ -12,6 +12,8 @@ pub mod dhcp;
 pub mod facts;
 pub mod glob;
 pub mod kernel;
+pub mod links;
+pub mod made;
 mod manager;
 mod network;
 pub mod op;

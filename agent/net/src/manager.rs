@@ -2,7 +2,7 @@
 //!
 //! Every event leads to the same walk: read the facts, see what is wanted, run what differs, publish.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::planner::{self, LeaseUse};
 use crate::resolv;
 use crate::state::{self, LinkState, State};
 use crate::status::{LinkStatus, NetStatus};
-use crate::want::{self, Want};
+use crate::want::{self, Want, Wants};
 
 /// How long a link without carrier keeps its lease: switches and drivers renegotiate within this, and routes must
 /// not lead into a pulled cable for longer.
@@ -52,7 +52,6 @@ struct Port {
     memory: Option<Lease>,
     carrier_lost: Option<Duration>,
     dhcp_problem: Option<String>,
-    step_problem: Option<String>,
 }
 
 /// A running DHCP client; ends when dropped.
@@ -72,6 +71,10 @@ pub(crate) struct Manager {
     events: mpsc::UnboundedSender<(u32, Event)>,
     leases: mpsc::UnboundedReceiver<(u32, Event)>,
     ports: BTreeMap<u32, Port>,
+    /// Names of links that were made for the plan.
+    made: BTreeSet<String>,
+    /// Steps that failed in the last walk, by link name.
+    step_problems: BTreeMap<String, String>,
     /// Leases of the process before, until their links are met.
     inherited: State,
     saved: Option<State>,
@@ -83,7 +86,7 @@ pub(crate) struct Manager {
 impl Manager {
     pub(crate) fn new(config: NetConfig, kernel: Kernel, status: watch::Sender<NetStatus>) -> Self {
         let (events, leases) = mpsc::unbounded_channel();
-        let inherited = config.state_file.as_deref().map(state::load).unwrap_or_default();
+        let mut inherited = config.state_file.as_deref().map(state::load).unwrap_or_default();
         Self {
             config,
             kernel,
@@ -91,6 +94,8 @@ impl Manager {
             events,
             leases,
             ports: BTreeMap::new(),
+            step_problems: BTreeMap::new(),
+            made: std::mem::take(&mut inherited.made),
             inherited,
             saved: None,
             retry: None,
@@ -149,8 +154,8 @@ impl Manager {
         }
         match event {
             Event::Bound(lease) => {
-                port.memory = Some(lease.clone());
-                port.lease = Some(lease);
+                port.memory = Some(*lease.clone());
+                port.lease = Some(*lease);
                 port.dhcp_problem = None;
             }
             Event::Lost => (port.lease, port.memory) = (None, None),
@@ -167,24 +172,31 @@ impl Manager {
         let facts = self.kernel.facts().await?;
         let wants = want::wants(self.config.netplan.as_ref(), &facts, &self.config.also);
         self.ports.retain(|index, _| facts.iter().any(|link| link.index == *index));
-        for (link, want) in &wants {
-            self.tend(link, want);
+        for want in &wants.links {
+            if let Some(link) = facts.iter().find(|link| link.name == want.name) {
+                self.tend(link, want);
+                if want.made.is_some() && link.made.is_some() {
+                    self.made.insert(want.name.clone());
+                }
+            }
         }
-        let mut ops = Vec::new();
         let now = clock::since_boot();
-        for (link, want) in &wants {
-            let lease = self.ports.get(&link.index).and_then(|port| port.lease.as_ref());
-            let lease = lease.map(|lease| LeaseUse { lease, seconds: lease.seconds_left(now) });
-            ops.extend(planner::link_ops(link, want, lease));
+        let mut leases = BTreeMap::new();
+        for link in &facts {
+            if let Some(lease) = self.ports.get(&link.index).and_then(|port| port.lease.as_ref()) {
+                leases.insert(link.name.as_str(), LeaseUse { lease, seconds: lease.seconds_left(now) });
+            }
         }
+        let mut ops = planner::plan(&wants.links, &facts, &leases, &self.made);
         // Ours before and not any more: what we put there goes.
-        for link in facts.iter().filter(|link| !wants.iter().any(|(wanted, _)| wanted.index == link.index)) {
-            if self.ports.remove(&link.index).is_some() {
-                ops.extend(planner::release_ops(link));
+        for link in facts.iter().filter(|link| !wants.links.iter().any(|want| want.name == link.name)) {
+            let made = self.made.contains(&link.name);
+            if self.ports.remove(&link.index).is_some() && !made {
+                ops.extend(planner::release_ops(link, &self.made));
             }
         }
         self.perform(ops, &facts).await;
-        self.publish(&wants);
+        self.publish(&wants, &facts);
         Ok(())
     }
 
@@ -264,39 +276,48 @@ impl Manager {
                 return;
             }
         }
-        for port in self.ports.values_mut() {
-            port.step_problem = None;
-        }
+        self.step_problems.clear();
         for op in &ops {
             let done = self.kernel.run(op, facts).await;
             match done {
-                Ok(()) => tracing::info!("{op}"),
+                Ok(()) => {
+                    tracing::info!("{op}");
+                    match op {
+                        Op::Make { link, .. } => drop(self.made.insert(link.clone())),
+                        Op::Delete { link } => drop(self.made.remove(link)),
+                        _ => {}
+                    }
+                }
                 Err(error) => {
                     tracing::warn!("{error}");
                     self.retry.get_or_insert(Instant::now() + RETRY);
-                    let index = facts.iter().find(|link| link.name == op.link()).map(|link| link.index);
-                    if let Some(port) = index.and_then(|index| self.ports.get_mut(&index)) {
-                        port.step_problem.get_or_insert(error.to_string());
-                    }
+                    self.step_problems.entry(op.link().to_owned()).or_insert_with(|| error.to_string());
                 }
             }
         }
         self.last_ops = ops;
     }
 
-    fn publish(&mut self, wants: &[(&LinkFacts, Want)]) {
+    fn publish(&mut self, wants: &Wants, facts: &[LinkFacts]) {
         let mut status = NetStatus::default();
         let mut servers: Vec<IpAddr> = Vec::new();
         let mut search: Vec<String> = Vec::new();
-        let mut state = State { version: 1, links: BTreeMap::new() };
-        for (link, want) in wants {
-            let Some(port) = self.ports.get(&link.index) else { continue };
+        let mut state = State { version: 1, made: self.made.clone(), links: BTreeMap::new() };
+        for want in &wants.links {
             // What a person wrote stands before what a server says.
             servers.extend(&want.dns);
             search.extend(want.search.iter().cloned());
-            let addresses: Vec<_> = link.usable().collect();
-            let problem = if let Some(problem) = &port.step_problem {
-                Some(problem.clone())
+            let link = facts.iter().find(|link| link.name == want.name);
+            let port = link.and_then(|link| self.ports.get(&link.index));
+            let failed = self.step_problems.get(&want.name).cloned();
+            let (Some(link), Some(port)) = (link, port) else {
+                let problem = failed.or_else(|| Some("not there yet".to_owned()));
+                let (name, optional) = (want.name.clone(), want.optional);
+                status.links.push(LinkStatus { name, optional, problem, ..LinkStatus::default() });
+                continue;
+            };
+            let problem = if failed.is_some() {
+                failed
             } else if !link.up {
                 Some("down".to_owned())
             } else if !link.carrier {
@@ -312,11 +333,15 @@ impl Manager {
                 index: link.index,
                 name: link.name.clone(),
                 carrier: link.carrier,
-                addresses,
+                addresses: link.usable().collect(),
                 lease,
                 optional: want.optional,
                 problem,
             });
+        }
+        for (section, why) in &wants.problems {
+            let (name, problem) = (section.clone(), Some(why.clone()));
+            status.links.push(LinkStatus { name, problem, ..LinkStatus::default() });
         }
         for lease in status.links.iter().filter_map(|link| link.lease.as_ref()) {
             servers.extend(lease.dns.iter().map(|server| IpAddr::V4(*server)));
@@ -331,7 +356,7 @@ impl Manager {
                 .extend(lease.controller.clone().filter(|url| !status.controllers.contains(url)));
             status.hostname = status.hostname.take().or(lease.hostname.clone());
         }
-        if wants.is_empty() {
+        if wants.links.is_empty() {
             status.problem = Some(match self.config.netplan {
                 None => "no network interface found: is there a driver for it?".to_owned(),
                 Some(_) => "no network interface matches the plan".to_owned(),

@@ -5,10 +5,35 @@ use std::fmt;
 use cairn_protocol::netplan::Cidr;
 
 use crate::facts::Route;
+use crate::made::Made;
 
 /// One step. Links are named, because a step may be about one that an earlier step makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
+    /// Removes a link that was made.
+    Delete {
+        /// The link.
+        link: String,
+    },
+    /// Makes a link.
+    Make {
+        /// Its name.
+        link: String,
+        /// What it is.
+        made: Made,
+    },
+    /// Brings the link down: a bond takes no member that is up.
+    Down {
+        /// The link.
+        link: String,
+    },
+    /// Puts the link into a bond or bridge, or takes it out.
+    Join {
+        /// The link.
+        link: String,
+        /// The bond or bridge; `None` takes it out.
+        master: Option<String>,
+    },
     /// Writes `net.ipv6.conf.LINK.KEY`.
     Ipv6 {
         /// The link.
@@ -66,7 +91,11 @@ impl Op {
     /// The link that it is about.
     pub fn link(&self) -> &str {
         match self {
-            Self::Ipv6 { link, .. }
+            Self::Delete { link }
+            | Self::Make { link, .. }
+            | Self::Down { link }
+            | Self::Join { link, .. }
+            | Self::Ipv6 { link, .. }
             | Self::Mtu { link, .. }
             | Self::Up { link }
             | Self::DelAddress { link, .. }
@@ -80,6 +109,11 @@ impl Op {
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Delete { link } => write!(f, "{link}: delete"),
+            Self::Make { link, made } => write!(f, "{link}: make {made}"),
+            Self::Down { link } => write!(f, "{link}: set down"),
+            Self::Join { link, master: Some(master) } => write!(f, "{link}: join {master}"),
+            Self::Join { link, master: None } => write!(f, "{link}: leave its bond or bridge"),
             Self::Ipv6 { link, key, value } => write!(f, "{link}: set net.ipv6.conf.{link}.{key}={value}"),
             Self::Mtu { link, mtu } => write!(f, "{link}: set mtu {mtu}"),
             Self::Up { link } => write!(f, "{link}: set up"),

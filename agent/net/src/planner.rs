@@ -3,12 +3,14 @@
 //! Running the steps and planning again gives no steps. Only routes of our protocols, and only links that the plan
 //! names or that were ours before, are touched.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use cairn_protocol::netplan::Cidr;
 
 use crate::dhcp::Lease;
-use crate::facts::{LinkFacts, PROTOCOL_DHCP, Route, TABLE_MAIN};
+use crate::facts::{AddressFact, LinkFacts, PROTOCOL_DHCP, Route, TABLE_MAIN};
+use crate::made::Made;
 use crate::op::Op;
 use crate::want::Want;
 
@@ -26,6 +28,83 @@ pub struct LeaseUse<'a> {
     pub lease: &'a Lease,
     /// Seconds it has left; `None` is for ever.
     pub seconds: Option<u32>,
+}
+
+/// The steps from `facts` to `wants`. `leases` are by link name; `ours` are the names of links that were made for a
+/// plan before, and go when the plan does not make them any more.
+pub fn plan(
+    wants: &[Want],
+    facts: &[LinkFacts],
+    leases: &BTreeMap<&str, LeaseUse<'_>>,
+    ours: &BTreeSet<String>,
+) -> Vec<Op> {
+    let find = |name: &str| facts.iter().find(|link| link.name == name);
+    let mut ops = Vec::new();
+    let mut remade: BTreeSet<&str> = BTreeSet::new();
+    // What stands on others goes first: the reverse of the order in which links are made.
+    let gone =
+        ours.iter().filter(|name| !wants.iter().any(|want| want.made.is_some() && want.name == **name));
+    let mut gone: Vec<_> = gone.filter_map(|name| find(name)).filter(|link| link.made.is_some()).collect();
+    gone.sort_by_key(|link| match link.made {
+        Some(Made::Vlan { .. }) => 0,
+        Some(Made::Bridge(_)) => 1,
+        _ => 2,
+    });
+    ops.extend(gone.iter().map(|link| Op::Delete { link: link.name.clone() }));
+    for want in wants.iter().rev() {
+        let have = find(&want.name).and_then(|link| link.made.as_ref());
+        if let (Some(made), Some(have)) = (&want.made, have)
+            && !made.is_met_by(have)
+        {
+            ops.push(Op::Delete { link: want.name.clone() });
+            remade.insert(&want.name);
+        }
+    }
+    // A VLAN goes with the link below it.
+    for want in wants {
+        if let Some(Made::Vlan { link, .. }) = &want.made
+            && remade.contains(link.as_str())
+        {
+            remade.insert(&want.name);
+        }
+    }
+    // The state after the deletions and as far as the steps below have come.
+    let here = |name: &str| find(name).filter(|_| !remade.contains(name));
+    for want in wants {
+        if let Some(made) = &want.made
+            && here(&want.name).is_none()
+        {
+            ops.push(Op::Make { link: want.name.clone(), made: made.clone() });
+        }
+    }
+    for want in wants {
+        let have = here(&want.name);
+        let master = have.and_then(|link| link.master.as_deref()).filter(|master| here(master).is_some());
+        if master == want.master.as_deref() {
+            continue;
+        }
+        // Only what a plan of ours put together is taken apart.
+        if want.master.is_none() && !master.is_some_and(|master| ours.contains(master)) {
+            continue;
+        }
+        let bond = wants.iter().any(|other| {
+            Some(&other.name) == want.master.as_ref() && matches!(other.made, Some(Made::Bond(_)))
+        });
+        if bond && have.is_some_and(|link| link.up) {
+            ops.push(Op::Down { link: want.name.clone() });
+        }
+        ops.push(Op::Join { link: want.name.clone(), master: want.master.clone() });
+    }
+    for want in wants {
+        let fresh = LinkFacts { name: want.name.clone(), ..LinkFacts::default() };
+        let lease = leases.get(want.name.as_str()).copied();
+        let went_down = ops.contains(&Op::Down { link: want.name.clone() });
+        let mut have = here(&want.name).unwrap_or(&fresh).clone();
+        // The bond brings its members up; asked again, it is no error.
+        have.up &= !went_down;
+        ops.extend(link_ops(&have, want, lease));
+    }
+    ops
 }
 
 /// The steps for one link that is there, given what is wanted of it and the lease it has.
@@ -58,8 +137,7 @@ pub fn link_ops(facts: &LinkFacts, want: &Want, lease: Option<LeaseUse<'_>>) -> 
         }
     }
     for address in &facts.addresses {
-        let ours = address.cidr.is_ipv4() || (address.global && !address.automatic);
-        if ours && !addresses.iter().any(|(cidr, _)| *cidr == address.cidr) {
+        if is_ours(address) && !addresses.iter().any(|(cidr, _)| *cidr == address.cidr) {
             ops.push(Op::DelAddress { link: link(), cidr: address.cidr });
         }
     }
@@ -130,13 +208,18 @@ fn wanted_routes(facts: &LinkFacts, want: &Want, lease: Option<LeaseUse<'_>>) ->
     routes
 }
 
-/// The steps that take away from a link what we put there.
-pub fn release_ops(facts: &LinkFacts) -> Vec<Op> {
+/// The steps that take away from a link what we put there; `ours` are the links that were made for a plan.
+pub fn release_ops(facts: &LinkFacts, ours: &BTreeSet<String>) -> Vec<Op> {
     let link = || facts.name.clone();
+    let joined = facts.master.as_ref().filter(|master| ours.contains(*master));
+    let leave = joined.map(|_| Op::Join { link: link(), master: None });
     let routes = facts.routes.iter().map(|route| Op::DelRoute { link: link(), route: route.clone() });
-    let ours = facts
-        .addresses
-        .iter()
-        .filter(|address| address.cidr.is_ipv4() || address.global && !address.automatic);
-    routes.chain(ours.map(|address| Op::DelAddress { link: link(), cidr: address.cidr })).collect()
+    let addresses = facts.addresses.iter().filter(|address| is_ours(address));
+    let addresses = addresses.map(|address| Op::DelAddress { link: link(), cidr: address.cidr });
+    leave.into_iter().chain(routes).chain(addresses).collect()
+}
+
+/// Whether an address is for the plan to keep or remove: all of IPv4, and of IPv6 what the kernel did not make.
+fn is_ours(address: &AddressFact) -> bool {
+    address.cidr.is_ipv4() || (address.global && !address.automatic)
 }

@@ -1,6 +1,6 @@
 //! What the next agent process of this boot takes over: leases in use, as JSON below /run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
@@ -19,6 +19,9 @@ pub struct State {
     pub version: u32,
     /// Links that were managed, by name.
     pub links: BTreeMap<String, LinkState>,
+    /// Names of bonds, bridges and VLANs that were made for the plan.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub made: BTreeSet<String>,
 }
 
 /// One link.

@@ -27,7 +27,7 @@ const BURST: usize = 32;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Use this lease; comes again with each renewal.
-    Bound(Lease),
+    Bound(Box<Lease>),
     /// Stop using the lease.
     Lost,
     /// One line for the operator.
@@ -159,7 +159,7 @@ impl Client {
                     self.start_probe(address);
                     continue;
                 }
-                Action::Configure(lease) => Event::Bound(lease),
+                Action::Configure(lease) => Event::Bound(Box::new(lease)),
                 Action::Deconfigure => {
                     self.unicast = None;
                     Event::Lost
