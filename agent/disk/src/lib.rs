@@ -45,6 +45,7 @@ pub mod fat;
 pub mod gpt;
 pub mod installed;
 pub mod layout;
+pub mod loader;
 pub mod mounts;
 pub mod parts;
 pub mod record;

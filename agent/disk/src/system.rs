@@ -206,7 +206,8 @@ impl SystemDisk {
             let node = self.part(part)?;
             tools.check_ext4(node.path())?;
             attach(node.path(), at, "ext4", flags, "errors=remount-ro")?;
-            fs::set_permissions(at, fs::Permissions::from_mode(mode)).map_err(DiskError::io("protect", at))?;
+            fs::set_permissions(at, fs::Permissions::from_mode(mode))
+                .map_err(DiskError::io("protect", at))?;
         }
         Ok(())
     }

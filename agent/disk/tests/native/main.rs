@@ -43,8 +43,10 @@ impl Room {
     /// Runs a program of the toolbox on this room's files; it must succeed.
     pub(crate) fn toolbox(&self, command: &[&str]) -> String {
         let toolbox = cairn_image::toolbox::Toolbox::ensure(&|line| eprintln!("{line}")).unwrap();
-        let output = toolbox.enter().bind(self.dir.path()).command(command[0]).args(&command[1..]).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let output =
+            toolbox.enter().bind(self.dir.path()).command(command[0]).args(&command[1..]).output().unwrap();
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{command:?}: {said}");
         said
     }
