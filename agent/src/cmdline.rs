@@ -3,6 +3,9 @@
 /// The longest command line that is read, bytes; the kernel's own limit on x86 (COMMAND_LINE_SIZE) is 2048.
 pub const LIMIT: usize = 4096;
 
+/// The least `cairn.rate`, bytes per second: slower than this a base layer takes an hour and a heartbeat a second.
+const LEAST_RATE: u64 = 64 << 10;
+
 /// What the agent takes from the command line. Nothing here authorises anything: the pin in the image decides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cmdline {
@@ -14,6 +17,8 @@ pub struct Cmdline {
     pub controllers: Vec<String>,
     /// `cairn.boot=`: a hint how this boot started: `usb`, `netboot`, `disk`, `direct`.
     pub boot: Option<String>,
+    /// `cairn.rate=BYTES`: fetch at most so many bytes per second; 65,536 at least.
+    pub rate: Option<u64>,
     /// `cairn.debug`: more lines on the console.
     pub debug: bool,
     /// `cairn.watchdog=off`: leave the hardware watchdog alone.
@@ -68,6 +73,7 @@ impl Cmdline {
                 "cairn.boot" if ["usb", "netboot", "disk", "direct"].contains(&value) => {
                     cmdline.boot = Some(value.to_owned());
                 }
+                "cairn.rate" => cmdline.rate = value.parse().ok().filter(|rate| *rate >= LEAST_RATE),
                 "cairn.debug" => cmdline.debug = value != "0",
                 "cairn.watchdog" => cmdline.watchdog_off = value == "off",
                 _ => {}

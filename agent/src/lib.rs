@@ -22,6 +22,8 @@ pub mod kmod;
 pub mod notify;
 pub mod paths;
 pub mod pid1;
+pub mod fetch;
+pub mod release;
 pub mod report;
 pub mod service;
 pub mod spool;

@@ -19,6 +19,7 @@ use crate::heartbeat::Beater;
 use crate::identity::Identity;
 use crate::kmod::load::Modules;
 use crate::paths::Paths;
+use crate::release::Release;
 use crate::report::Report;
 use crate::spool::Spool;
 use crate::stages::Accepted;
@@ -65,6 +66,10 @@ pub struct Context {
     pub identity: Option<Identity>,
     /// The assignment, verified.
     pub assignment: Option<Accepted>,
+    /// The manifests that release metadata and assignment agree on, and the metadata that authorises them.
+    pub release: Option<Release>,
+    /// The system disk, where there is one.
+    pub disk: Option<cairn_disk::system::SystemDisk>,
     /// The heartbeats' task.
     pub heartbeats: Option<Beater>,
 }
@@ -100,6 +105,8 @@ impl Context {
             uplink: None,
             identity: None,
             assignment: None,
+            release: None,
+            disk: None,
             heartbeats: None,
             paths,
             options,
