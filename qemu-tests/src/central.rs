@@ -78,6 +78,14 @@ pub struct Central {
 }
 
 impl Central {
+    /// The words that follow `cairnctl`: who and where, then `words`.
+    #[must_use]
+    pub fn words(&self, words: &[&str]) -> Vec<String> {
+        let credentials = self.credentials.to_string_lossy();
+        let global = ["--credentials", &credentials, "--controller", &self.url, "--output", "json"];
+        global.iter().chain(words).map(|word| (*word).to_owned()).collect()
+    }
+
     /// Runs `cairnctl` with these words and returns its JSON.
     ///
     /// # Errors
@@ -123,12 +131,13 @@ impl Central {
 
     /// Asks for all nodes again and again until the answer is dropped; a controller that is away leaves the last answer.
     #[must_use]
-    pub fn watch(self) -> Watch {
+    pub fn watch(&self) -> Watch {
+        let asker = self.clone();
         let shared = Arc::new(Mutex::new(Vec::new()));
         let weak = Arc::downgrade(&shared);
         let _ = std::thread::Builder::new().name("central".to_owned()).spawn(move || {
             while weak.strong_count() > 0 {
-                if let (Ok(nodes), Some(shared)) = (self.nodes(), weak.upgrade()) {
+                if let (Ok(nodes), Some(shared)) = (asker.nodes(), weak.upgrade()) {
                     *shared.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
                 }
                 std::thread::sleep(ASK);
@@ -179,7 +188,7 @@ mod tests {
             heartbeats: 3,
             ..NodeView::default()
         };
-        assert_eq!(read_nodes(json!([node])).unwrap(), [want.clone()]);
+        assert_eq!(read_nodes(json!([node])).unwrap(), std::slice::from_ref(&want));
         assert_eq!(read_nodes(json!({"nodes": [node]})).unwrap(), [want]);
         assert_eq!(read_nodes(Value::Null).unwrap(), []);
         assert!(read_nodes(json!([{"heartbeats": "many"}])).is_err());

@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use cairn_image::toolbox::Toolbox;
+use cairn_lab::central::Central;
+use cairn_lab::prepare::{self, Prepared};
 use cairn_lab::qemu::args::Accel;
 use cairn_lab::rack::{Options, Rack};
 use cairn_lab::report::Report;
 use cairn_lab::signals::Asked;
-use cairn_lab::{namespace, spec, watch};
+use cairn_lab::{clean, namespace, spec, watch};
 use clap::Args;
 
 /// Arguments of `run`.
@@ -24,6 +27,9 @@ pub(crate) struct Run {
     /// Folder with boot files, in place of the rack file's or the prepared one.
     #[arg(long)]
     image: Option<PathBuf>,
+    /// The bundle recipe that is built and published.
+    #[arg(long, default_value = "image/recipes/base.toml")]
+    recipe: PathBuf,
     /// Translate even where KVM works.
     #[arg(long)]
     tcg: bool,
@@ -62,42 +68,73 @@ pub(crate) fn check(path: &Path) -> ExitCode {
     }
 }
 
+pub(crate) fn clean(out: &Path) -> ExitCode {
+    match clean::clean(out, &|line| println!("{line}")) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error, 1),
+    }
+}
+
+/// Told to the inner program: how long the outer one prepared, in milliseconds.
+const PREPARE_MILLIS: &str = "CAIRN_LAB_PREPARE_MILLIS";
+
 pub(crate) fn run(arguments: &Run) -> ExitCode {
     let spec = match spec::load(&arguments.rack) {
         Ok(spec) => spec,
         Err(error) => return failed(&error, USAGE),
     };
-    if !namespace::inside() {
-        return match namespace::reenter(|_| {}) {
-            Ok(status) => ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)),
-            Err(error) => failed(&error, 1),
-        };
-    }
-    match stand(arguments, spec) {
+    let done = if namespace::inside() { stand(arguments, spec) } else { outside(arguments, &spec) };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => failed(&*error, 1),
     }
 }
 
+/// Prepares with the host's network, then becomes the parent of the lab.
+fn outside(arguments: &Run, spec: &spec::RackSpec) -> Result<bool, Box<dyn Error>> {
+    let report = Report::default();
+    Toolbox::ensure(&|line| report.line(line))?;
+    if spec.site.controller {
+        prepare::prepare(spec.site.subnet.host(1), &arguments.recipe, &|line| report.line(line))?;
+    }
+    let millis = report.elapsed().as_millis().to_string();
+    if let Some(proof) = clean::running(&arguments.out, &spec.name).first() {
+        return Err(format!(
+            "rack {} is up already (process {}); stop it, or `cairn-lab clean`",
+            spec.name, proof.pid
+        )
+        .into());
+    }
+    let record = |child| clean::record(&arguments.out, &spec.name, &[std::process::id(), child]);
+    let mut recorded = Ok(());
+    let status = namespace::reenter(&[(PREPARE_MILLIS, &millis)], |child| recorded = record(child))?;
+    recorded?;
+    Ok(status.success())
+}
+
 fn stand(arguments: &Run, spec: spec::RackSpec) -> Result<bool, Box<dyn Error>> {
     let asked = Asked::listen();
-    let report = Report::default();
+    let millis = std::env::var(PREPARE_MILLIS).ok().and_then(|text| text.parse().ok()).unwrap_or_default();
+    let prepare_time = Duration::from_millis(millis);
+    let report = Report::since(prepare_time);
     namespace::prepare()?;
+    let prepared = spec.site.controller.then(|| Prepared::locate(spec.site.subnet.host(1))).transpose()?;
+    let own = arguments.image.clone().or(spec.image.dir.clone());
     let image =
-        arguments.image.clone().or(spec.image.dir.clone()).unwrap_or_else(|| PathBuf::from("target/image"));
-    let options = Options {
-        out: arguments.out.clone(),
-        image,
-        controller: None,
-        accel: arguments.tcg.then_some(Accel::Tcg),
-    };
-    let mut rack = Rack::start(spec, &options)?;
+        own.or(prepared.as_ref().map(Prepared::image)).unwrap_or_else(|| PathBuf::from("target/image"));
+    let accel = arguments.tcg.then_some(Accel::Tcg);
+    let mut rack = Rack::start(spec, &Options { out: arguments.out.clone(), image, prepared, accel })?;
     report.line(&format!("rack {} stands, accelerated by {}", rack.spec().name, rack.accel()));
+    if rack.spec().site.controller {
+        rack.publish()?;
+        report.line("the release is published, the plan applied");
+    }
     rack.power_on()?;
     report.line("power is on");
-    let outcome = watch::watch(&mut rack, None, &report, &asked);
-    let summary = outcome.summary(&mut rack, Duration::ZERO, false);
+    let watch = rack.central().map(Central::watch);
+    let outcome = watch::watch(&mut rack, watch.as_ref(), &report, &asked);
+    let summary = outcome.summary(&mut rack, prepare_time, watch.is_some());
     println!("{}", outcome.table(&mut rack));
     rack.stop();
     summary.write(&rack.dirs().summary())?;

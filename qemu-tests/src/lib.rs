@@ -7,9 +7,11 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod central;
+pub mod clean;
 pub mod dirs;
 pub mod namespace;
 pub mod node;
+pub mod prepare;
 pub mod progress;
 pub mod qemu;
 pub mod rack;

@@ -19,6 +19,12 @@ struct Arguments {
 enum Verb {
     /// Puts up a rack, powers it on and waits until what its file expects is true.
     Run(cli::Run),
+    /// Removes what killed runs left: recorded processes that still run, disks, controller data.
+    Clean {
+        /// Where results are.
+        #[arg(long, default_value = "target/lab")]
+        out: PathBuf,
+    },
     /// Reads a rack file and says what is wrong with it.
     Check {
         /// The rack file.
@@ -30,6 +36,7 @@ enum Verb {
 fn main() -> ExitCode {
     match Arguments::parse().verb {
         Verb::Run(run) => cli::run(&run),
+        Verb::Clean { out } => cli::clean(&out),
         Verb::Check { rack } => cli::check(&rack),
     }
 }

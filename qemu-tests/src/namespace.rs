@@ -79,16 +79,16 @@ pub fn command<S: AsRef<OsStr>>(program: &Path, arguments: impl IntoIterator<Ite
     command
 }
 
-/// Runs this very program again, inside, with the same arguments, and waits for it. SIGINT and SIGTERM are handed on to it; it
-/// has `grace` to end by itself.
+/// Runs this very program again, inside, with the same arguments, and waits for it. SIGINT and SIGTERM are handed on to it; it.
 ///
 /// # Errors
 /// When it cannot be started.
-pub fn reenter(started: impl FnOnce(u32)) -> Result<ExitStatus, Error> {
+pub fn reenter(environment: &[(&str, &str)], started: impl FnOnce(u32)) -> Result<ExitStatus, Error> {
     let program = std::env::current_exe().map_err(|source| run_error("myself", source))?;
     // Signals must be blocked before the first thread exists, and unblocked for the child by `unshare`'s exec'd program.
     let signals = blocked_signals();
     let mut child = command(&program, std::env::args_os().skip(1))
+        .envs(environment.iter().copied())
         .spawn()
         .map_err(|source| run_error("setpriv unshare", source))?;
     started(child.id());

@@ -137,7 +137,7 @@ impl Node {
         let direct = (spec.boot == Boot::Direct).then(|| Direct {
             kernel: shared.image.join("vmlinuz"),
             initrd: shared.image.join("initramfs.img"),
-            cmdline: shared.cmdline.clone(),
+            cmdline: format!("{} cairn.boot=direct", shared.cmdline),
         });
         let console = shared.dirs.console(&spec.name);
         let machine = Machine {

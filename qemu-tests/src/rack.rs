@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use cairn_image::toolbox::{self, Toolbox};
 
+use crate::central::Central;
 use crate::dirs::{self, Dirs, fail};
 use crate::namespace;
 use crate::node::{self, CMDLINE, Node, Shared};
+use crate::prepare::{self, Prepared, Tools};
 use crate::qemu::accel;
 use crate::qemu::args::Accel;
 use crate::site::{self, Controller, Site};
@@ -28,6 +30,9 @@ pub enum Error {
     /// The site.
     #[error(transparent)]
     Site(#[from] site::Error),
+    /// Preparation.
+    #[error(transparent)]
+    Prepare(#[from] prepare::Error),
     /// A node.
     #[error(transparent)]
     Node(#[from] node::Error),
@@ -48,8 +53,8 @@ pub struct Options {
     pub out: PathBuf,
     /// Folder with boot files.
     pub image: PathBuf,
-    /// The controller; none for racks without one.
-    pub controller: Option<Controller>,
+    /// What was prepared for the controller; none for racks without one.
+    pub prepared: Option<Prepared>,
     /// What executes guests; found out by trying when none is given.
     pub accel: Option<Accel>,
 }
@@ -60,6 +65,7 @@ pub struct Rack {
     spec: RackSpec,
     shared: Arc<Shared>,
     nodes: Vec<Node>,
+    controller: Option<(Prepared, Tools, Central)>,
     /// Services and switch. After the nodes, so that they lose power first.
     pub site: Site,
 }
@@ -77,12 +83,19 @@ impl Rack {
         let dirs = Dirs::create(&options.out, &spec.name)?;
         let image = std::path::absolute(&options.image).map_err(fail("find", &options.image))?;
         let cmdline = format!("{CMDLINE} {}", spec.image.cmdline).trim_end().to_owned();
+        let controller = options.prepared.clone().map(|prepared| controller(prepared, &dirs)).transpose()?;
+        let setup = controller.as_ref().map(|(prepared, tools, _)| Controller {
+            program: tools.controller.clone(),
+            dir: dirs.work().join("controller"),
+            online_keys: Some(prepared.keys()),
+            cmdline: (!spec.image.cmdline.is_empty()).then(|| cmdline.clone()),
+        });
         // A broken KVM takes seconds to show; the site comes up meanwhile.
         let (accel, site) = std::thread::scope(|scope| {
             let probe = scope.spawn(|| {
                 options.accel.unwrap_or_else(|| accel::probe(&toolbox, &image.join("vmlinuz"), &dirs.work()))
             });
-            let site = Site::start(&spec, &toolbox, &dirs, &image, &cmdline, options.controller.clone());
+            let site = Site::start(&spec, &toolbox, &dirs, &image, &cmdline, setup);
             (probe.join().unwrap_or(Accel::Tcg), site)
         });
         let site = site?;
@@ -90,7 +103,7 @@ impl Rack {
         let nodes = (0..spec.nodes.len())
             .map(|index| Node::install(&spec, index, &site.switch, &shared))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { spec, shared, nodes, site })
+        Ok(Self { spec, shared, nodes, controller, site })
     }
 
     /// Its description.
@@ -137,6 +150,30 @@ impl Rack {
         Ok(())
     }
 
+    /// The operator's way to the controller.
+    #[must_use]
+    pub fn central(&self) -> Option<&Central> {
+        self.controller.as_ref().map(|(_, _, central)| central)
+    }
+
+    /// Publishes the prepared release and applies the rack's plan.
+    ///
+    /// # Errors
+    /// When there is no controller, or it refuses.
+    pub fn publish(&self) -> Result<(), Error> {
+        let Some((prepared, tools, central)) = &self.controller else {
+            return Err(site::Error::NoController(self.spec.name.clone()).into());
+        };
+        let repository = prepared.repository().to_string_lossy().into_owned();
+        let log = self.dirs().log("cairnctl");
+        prepare::run(&tools.cairnctl, &central.words(&["publish", "--repo", &repository]), &log)?;
+        if let Some(plan) = &self.spec.site.plan {
+            let plan = plan.to_string_lossy();
+            prepare::run(&tools.cairnctl, &central.words(&["site", "plan", "apply", &plan]), &log)?;
+        }
+        Ok(())
+    }
+
     /// Cuts a card's link at the switch, or mends it.
     ///
     /// # Errors
@@ -163,4 +200,16 @@ impl Rack {
         self.nodes.iter_mut().for_each(Node::power_off);
         self.site.stop();
     }
+}
+
+/// A fresh controller for this run: the prepared one's folder, copied.
+fn controller(prepared: Prepared, dirs: &Dirs) -> Result<(Prepared, Tools, Central), Error> {
+    let tools = Tools::find()?;
+    let words =
+        ["-a", &prepared.controller().to_string_lossy(), &dirs.work().join("controller").to_string_lossy()]
+            .map(str::to_owned);
+    prepare::run(Path::new("cp"), &words, &dirs.log("prepare"))?;
+    let central =
+        Central { program: tools.cairnctl.clone(), credentials: prepared.operator(), url: prepared.url() };
+    Ok((prepared, tools, central))
 }

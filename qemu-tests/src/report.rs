@@ -15,6 +15,13 @@ impl Default for Report {
 }
 
 impl Report {
+    /// A clock that started `before` now.
+    #[must_use]
+    pub fn since(before: Duration) -> Self {
+        let now = Instant::now();
+        Self { start: now.checked_sub(before).unwrap_or(now) }
+    }
+
     /// One line.
     pub fn line(&self, text: &str) {
         println!("[{}] {text}", clock(self.start.elapsed()));

@@ -23,7 +23,7 @@ const SOON: Duration = Duration::from_secs(90);
 fn options(out: &Path) -> Options {
     let image = out.join("no-image");
     std::fs::create_dir_all(&image).unwrap();
-    Options { out: out.to_owned(), image, controller: None, accel: None }
+    Options { out: out.to_owned(), image, prepared: None, accel: None }
 }
 
 /// Processes of the whole machine whose command line holds `word`.

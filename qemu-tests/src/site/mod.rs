@@ -68,6 +68,8 @@ pub struct Controller {
     pub dir: PathBuf,
     /// Snapshot and timestamp keys of the repository.
     pub online_keys: Option<PathBuf>,
+    /// Kernel command line that its boot service hands out; the image's own when none.
+    pub cmdline: Option<String>,
 }
 
 /// A running site.
@@ -188,6 +190,9 @@ impl Site {
         command.arg("--boot-dir").arg(&self.image);
         if let Some(keys) = &setup.online_keys {
             command.arg("--online-keys").arg(keys);
+        }
+        if let Some(cmdline) = &setup.cmdline {
+            command.arg("--boot-cmdline").arg(cmdline);
         }
         self.controller = Some(Service::start(
             "controller",
