@@ -80,10 +80,11 @@ impl App {
     /// # Errors
     /// What failed, for the log and the operator.
     pub async fn reload_releases(self: &Arc<Self>) -> Result<(), String> {
-        let metadata = self.dir.repo().join("metadata");
-        let loaded = tokio::task::spawn_blocking(move || Releases::load(&metadata))
+        let repo = self.dir.repo();
+        let loaded = tokio::task::spawn_blocking(move || Releases::load(&repo))
             .await
-            .map_err(|e| e.to_string())??;
+            .map_err(|e| e.to_string())?
+            .map_err(|e| e.to_string())?;
         *self.releases.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded);
         let (app, now) = (self.clone(), self.clock.now());
         let changed = self

@@ -15,6 +15,7 @@ pub mod csr;
 pub mod dir;
 pub mod http;
 pub mod metrics;
+pub mod online;
 pub mod pki;
 pub mod random;
 pub mod releases;

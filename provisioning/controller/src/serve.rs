@@ -15,6 +15,7 @@ use crate::app::App;
 use crate::clock::Clock;
 use crate::dir::{self, Dir};
 use crate::http::{self, boot::BootService};
+use crate::online::{self, OnlineKeys};
 use crate::server::{self, Transport};
 use crate::store::{Store, certs, nodes, plans};
 use crate::tls::{self, ServerCert};
@@ -97,6 +98,7 @@ pub async fn run(
         "this machine's clock is before the controller's CA was made: set the clock, nodes will believe it"
     );
     options.dir.ensure_repo()?;
+    let online = options.online_keys.as_deref().map(OnlineKeys::load).transpose()?;
     let store = Store::open(&options.dir.database())?;
     let cert = load_cert(&options, &identity)?;
     let tls_config = tls::server_config(&identity.ca.pem, cert.clone(), options.clock)?;
@@ -142,6 +144,9 @@ pub async fn run(
     };
     tasks.spawn(serve(listener, transport, http::router(app.clone())));
     tokio::spawn(keep_house(app.clone(), options.clone(), cert));
+    if let Some(keys) = online {
+        tokio::spawn(online::keep_fresh(app.clone(), Arc::new(keys)));
+    }
     ready(address);
     while tasks.join_next().await.is_some() {}
     let store = app.store.clone();

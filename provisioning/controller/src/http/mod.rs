@@ -1,58 +1,74 @@
 //! The HTTP API: routes, who may call them, and what they say of themselves.
+//!
+//! Each handler carries its own OpenAPI description; [`routes`] puts route and description in at once, so that the
+//! document cannot leave a route out.
 
 pub mod auth;
 pub mod boot;
 pub mod files;
 pub mod input;
 pub mod node;
+pub mod openapi;
 pub mod operator;
 pub mod problem;
 pub mod repo;
+pub mod upload;
+pub mod watch;
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::Json;
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
+use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{get, post, put};
-use cairn_protocol::api;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::app::App;
 use problem::Failure;
 
-/// The API's routes.
+/// The API's routes with their descriptions.
+fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(healthz))
+        .routes(routes!(document))
+        .routes(routes!(node::time))
+        .routes(routes!(node::enrol))
+        .routes(routes!(node::renew))
+        .routes(routes!(node::assignment))
+        .routes(routes!(node::heartbeat))
+        .routes(routes!(node::status))
+        .routes(routes!(repo::metadata, upload::put_metadata))
+        .routes(routes!(repo::target, upload::put_target))
+        .routes(routes!(repo::index, upload::put_index))
+        .routes(routes!(repo::chunk, upload::put_chunk))
+        .routes(routes!(upload::missing))
+        .routes(routes!(operator::sites))
+        .routes(routes!(operator::get_plan, operator::put_plan))
+        .routes(routes!(operator::token))
+        .routes(routes!(operator::seed))
+        .routes(routes!(operator::list_nodes))
+        .routes(routes!(operator::get_node))
+        .routes(routes!(operator::node_events))
+        .routes(routes!(operator::release))
+        .routes(routes!(operator::reinstall))
+        .routes(routes!(operator::quarantine))
+        .routes(routes!(operator::approve))
+        .routes(routes!(operator::refuse))
+        .routes(routes!(operator::list_refusals))
+        .routes(routes!(watch::watch))
+}
+
+/// The API.
 pub fn router(app: Arc<App>) -> Router {
-    let file = |prefix: &str, rest: &str| format!("{prefix}/{rest}");
-    Router::new()
-        .route("/healthz", get(healthz))
-        .route(api::TIME, get(node::time))
-        .route(api::ENROL, post(node::enrol))
-        .route(api::RENEW, post(node::renew))
-        .route(api::ASSIGNMENT, get(node::assignment))
-        .route(api::HEARTBEAT, post(node::heartbeat))
-        .route(api::STATUS, put(node::status))
-        .route(&file(api::METADATA, "{file}"), get(repo::metadata))
-        .route(&file(api::TARGETS, "{*path}"), get(repo::target))
-        .route(&file(api::INDEXES, "{file}"), get(repo::index))
-        .route(&file(api::CHUNKS, "{prefix}/{file}"), get(repo::chunk))
-        .route("/v1/sites", get(operator::sites))
-        .route("/v1/sites/{site}/plan", get(operator::get_plan).put(operator::put_plan))
-        .route("/v1/sites/{site}/tokens", post(operator::token))
-        .route("/v1/sites/{site}/seed", post(operator::seed))
-        .route("/v1/nodes", get(operator::list_nodes))
-        .route("/v1/nodes/{site}/{node}", get(operator::get_node))
-        .route("/v1/nodes/{site}/{node}/events", get(operator::node_events))
-        .route("/v1/nodes/{site}/{node}/release", post(operator::release))
-        .route("/v1/nodes/{site}/{node}/reinstall", post(operator::reinstall))
-        .route("/v1/quarantine", get(operator::quarantine))
-        .route("/v1/quarantine/{id}/approve", post(operator::approve))
-        .route("/v1/quarantine/{id}/refuse", post(operator::refuse))
-        .route("/v1/refusals", get(operator::list_refusals))
+    let (router, _) = routes().split_for_parts();
+    router
         .method_not_allowed_fallback(async || {
             Failure::new(
-                axum::http::StatusCode::METHOD_NOT_ALLOWED,
+                StatusCode::METHOD_NOT_ALLOWED,
                 "method-not-allowed",
                 "this path takes another method; see /openapi.json",
             )
@@ -73,8 +89,13 @@ async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> R
     response
 }
 
-/// `GET /healthz`: the controller listens and its database answers.
+#[utoipa::path(get, path = "/healthz", tag = "open", summary = "Whether the controller listens and its database answers", responses((status = 200, body = String, content_type = "text/plain")))]
 async fn healthz(State(app): State<Arc<App>>) -> Result<&'static str, Failure> {
     app.store.read(|tx| Ok(tx.execute_batch("SELECT 1")?)).await?;
     Ok("ok\n")
+}
+
+#[utoipa::path(get, path = "/openapi.json", tag = "open", summary = "This document", responses((status = 200, body = Object)))]
+async fn document() -> Json<utoipa::openapi::OpenApi> {
+    Json(openapi::document(routes().into_openapi()))
 }

@@ -39,6 +39,7 @@ pub struct TimeQuery {
 }
 
 /// `GET /v1/time`: the time, signed over the caller's nonce.
+#[utoipa::path(get, path = "/v1/time", tag = "node-open", summary = "The time, signed over the caller's nonce", params(("nonce" = String, Query, description = "32 lower-case hexadecimal digits")), responses((status = 200, description = "cairn_protocol::signed::SignedTime", body = Object)))]
 pub async fn time(
     State(app): State<Arc<App>>,
     Query(query): Query<TimeQuery>,
@@ -84,6 +85,7 @@ pub fn read_enrolment(bytes: &[u8]) -> Result<(EnrolRequest, Vec<u8>), Failure> 
 }
 
 /// `POST /v1/enrol`: a certificate for the node whose serial the plan names, or whose key an operator approved.
+#[utoipa::path(post, path = "/v1/enrol", tag = "node-open", summary = "A certificate for a known node; quarantine for one with a token", request_body(content = Object, description = "cairn_protocol::enrol::EnrolRequest, 256 KiB at most"), responses((status = 200, description = "cairn_protocol::enrol::EnrolAnswer", body = Object)))]
 pub async fn enrol(
     State(app): State<Arc<App>>,
     Address(address): Address,
@@ -157,6 +159,7 @@ fn issue(
 }
 
 /// `POST /v1/node/renew`: the next certificate, for the same key or a new one.
+#[utoipa::path(post, path = "/v1/node/renew", tag = "node", summary = "The next certificate", request_body(content = Object, description = "cairn_protocol::enrol::RenewRequest"), responses((status = 200, description = "cairn_protocol::enrol::RenewAnswer", body = Object)))]
 pub async fn renew(
     State(app): State<Arc<App>>,
     NodeCaller { site, node }: NodeCaller,
@@ -180,6 +183,7 @@ pub async fn renew(
 }
 
 /// `GET /v1/node/assignment`: the caller's signed assignment.
+#[utoipa::path(get, path = "/v1/node/assignment", tag = "node", summary = "The caller's signed assignment", responses((status = 200, description = "cairn_protocol::signed::Envelope of an Assignment, with its ETag", body = Object), (status = 204, description = "The site's plan does not have this node now"), (status = 304, description = "The assignment that If-None-Match names is current")))]
 pub async fn assignment(
     State(app): State<Arc<App>>,
     NodeCaller { site, node }: NodeCaller,
@@ -223,6 +227,7 @@ pub fn read_heartbeat(bytes: &[u8]) -> Result<Heartbeat, Failure> {
 }
 
 /// `POST /v1/node/heartbeat`: what the caller does; its events are stored once, however often they are sent.
+#[utoipa::path(post, path = "/v1/node/heartbeat", tag = "node", summary = "What the caller does; events are stored once, however often they are sent", request_body(content = Object, description = "cairn_protocol::heartbeat::Heartbeat, 64 KiB at most"), responses((status = 200, description = "cairn_protocol::heartbeat::HeartbeatAnswer", body = Object)))]
 pub async fn heartbeat(
     State(app): State<Arc<App>>,
     NodeCaller { site, node }: NodeCaller,
@@ -261,6 +266,7 @@ fn unknown_node() -> Failure {
 }
 
 /// `PUT /v1/node/status`: the caller's full status. Its digest is the SHA-256 of the body.
+#[utoipa::path(put, path = "/v1/node/status", tag = "node", summary = "The caller's full status; its digest is the SHA-256 of the body", request_body(content = Object, description = "cairn_protocol::heartbeat::Status, 512 KiB at most"), responses((status = 204, description = "Stored")))]
 pub async fn status(
     State(app): State<Arc<App>>,
     NodeCaller { site, node }: NodeCaller,

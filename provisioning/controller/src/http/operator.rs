@@ -45,6 +45,7 @@ fn no_node(site: &Name, node: &Name) -> Failure {
 }
 
 /// `GET /v1/sites`.
+#[utoipa::path(get, path = "/v1/sites", tag = "operator", summary = "All sites", responses((status = 200, body = Vec<SiteView>)))]
 pub async fn sites(State(app): State<Arc<App>>, _: OperatorCaller) -> Result<Json<Vec<SiteView>>, Failure> {
     Ok(Json(app.store.read(plans::list).await?))
 }
@@ -63,6 +64,7 @@ pub struct PlanAnswer {
 }
 
 /// `PUT /v1/sites/{site}/plan`: YAML.
+#[utoipa::path(put, path = "/v1/sites/{site}/plan", tag = "operator", summary = "Makes a YAML text the site's plan", params(("site" = String, Path)), request_body(content = String, content_type = "application/yaml", description = "4 MiB at most"), responses((status = 200, body = PlanAnswer)))]
 pub async fn put_plan(
     State(app): State<Arc<App>>,
     OperatorCaller { name: operator }: OperatorCaller,
@@ -120,6 +122,7 @@ pub struct FormatQuery {
 }
 
 /// `GET /v1/sites/{site}/plan`: JSON, or the original with `?format=yaml`.
+#[utoipa::path(get, path = "/v1/sites/{site}/plan", tag = "operator", summary = "The site's plan", params(("site" = String, Path), ("format" = Option<String>, Query, description = "json or yaml")), responses((status = 200, description = "cairn_protocol::plan::Plan", body = Object)))]
 pub async fn get_plan(
     State(app): State<Arc<App>>,
     _: OperatorCaller,
@@ -159,6 +162,7 @@ pub struct TokenAnswer {
 }
 
 /// `POST /v1/sites/{site}/tokens`.
+#[utoipa::path(post, path = "/v1/sites/{site}/tokens", tag = "operator", summary = "Makes a one-time token", params(("site" = String, Path)), request_body = TokenRequest, responses((status = 200, body = TokenAnswer)))]
 pub async fn token(
     State(app): State<Arc<App>>,
     OperatorCaller { name: operator }: OperatorCaller,
@@ -212,6 +216,7 @@ pub struct SeedRequest {
 }
 
 /// `POST /v1/sites/{site}/seed`.
+#[utoipa::path(post, path = "/v1/sites/{site}/seed", tag = "operator", summary = "Makes a signed seed", params(("site" = String, Path)), request_body = SeedRequest, responses((status = 200, description = "cairn_protocol::seed::SignedSeed", body = Object)))]
 pub async fn seed(
     State(app): State<Arc<App>>,
     OperatorCaller { name: operator }: OperatorCaller,
@@ -252,6 +257,7 @@ pub struct SiteQuery {
 }
 
 /// `GET /v1/nodes`.
+#[utoipa::path(get, path = "/v1/nodes", tag = "operator", summary = "All nodes", params(("site" = Option<String>, Query)), responses((status = 200, body = Vec<NodeView>)))]
 pub async fn list_nodes(
     State(app): State<Arc<App>>,
     _: OperatorCaller,
@@ -286,6 +292,7 @@ pub struct NodeDetail {
 }
 
 /// `GET /v1/nodes/{site}/{node}`.
+#[utoipa::path(get, path = "/v1/nodes/{site}/{node}", tag = "operator", summary = "Everything about a node", params(("site" = String, Path), ("node" = String, Path)), responses((status = 200, body = NodeDetail)))]
 pub async fn get_node(
     State(app): State<Arc<App>>,
     _: OperatorCaller,
@@ -325,6 +332,7 @@ pub struct LimitQuery {
 }
 
 /// `GET /v1/nodes/{site}/{node}/events`: the latest ones, oldest first.
+#[utoipa::path(get, path = "/v1/nodes/{site}/{node}/events", tag = "operator", summary = "The latest events of a node, the oldest first", params(("site" = String, Path), ("node" = String, Path), ("limit" = Option<u64>, Query, description = "1 to 5000, default 200")), responses((status = 200, description = "cairn_protocol::heartbeat::Event", body = Vec<Object>)))]
 pub async fn node_events(
     State(app): State<Arc<App>>,
     _: OperatorCaller,
@@ -345,6 +353,7 @@ pub async fn node_events(
 }
 
 /// `POST /v1/nodes/{site}/{node}/release`: takes key and certificates from the node.
+#[utoipa::path(post, path = "/v1/nodes/{site}/{node}/release", tag = "operator", summary = "Takes key and certificates from a node", params(("site" = String, Path), ("node" = String, Path)), responses((status = 200, body = NodeView)))]
 pub async fn release(
     State(app): State<Arc<App>>,
     OperatorCaller { name: operator }: OperatorCaller,
@@ -361,6 +370,7 @@ pub async fn release(
 }
 
 /// `POST /v1/nodes/{site}/{node}/reinstall`: its next assignment tells it to wipe its disk and install anew.
+#[utoipa::path(post, path = "/v1/nodes/{site}/{node}/reinstall", tag = "operator", summary = "Orders a node to wipe its disk and install anew", params(("site" = String, Path), ("node" = String, Path)), responses((status = 200, body = NodeView)))]
 pub async fn reinstall(
     State(app): State<Arc<App>>,
     OperatorCaller { name: operator }: OperatorCaller,
@@ -395,6 +405,7 @@ async fn show(app: &App, site: &Name, node: &Name) -> Result<Json<NodeView>, Fai
 }
 
 /// `GET /v1/quarantine`.
+#[utoipa::path(get, path = "/v1/quarantine", tag = "operator", summary = "Keys in quarantine", responses((status = 200, body = Vec<QuarantineView>)))]
 pub async fn quarantine(
     State(app): State<Arc<App>>,
     _: OperatorCaller,
@@ -415,6 +426,7 @@ pub struct ApproveRequest {
 }
 
 /// `POST /v1/quarantine/{id}/approve`.
+#[utoipa::path(post, path = "/v1/quarantine/{id}/approve", tag = "operator", summary = "Approves a key as a node of a plan", params(("id" = u64, Path)), request_body = ApproveRequest, responses((status = 204, description = "Approved")))]
 pub async fn approve(
     State(app): State<Arc<App>>,
     OperatorCaller { name: operator }: OperatorCaller,
@@ -445,6 +457,7 @@ fn no_key(id: u64) -> Failure {
 }
 
 /// `POST /v1/quarantine/{id}/refuse`.
+#[utoipa::path(post, path = "/v1/quarantine/{id}/refuse", tag = "operator", summary = "Refuses a key", params(("id" = u64, Path)), responses((status = 204, description = "Refused")))]
 pub async fn refuse(
     State(app): State<Arc<App>>,
     OperatorCaller { name: operator }: OperatorCaller,
@@ -458,6 +471,7 @@ pub async fn refuse(
 }
 
 /// `GET /v1/refusals`.
+#[utoipa::path(get, path = "/v1/refusals", tag = "operator", summary = "What was refused, the latest first", responses((status = 200, body = Vec<RefusalView>)))]
 pub async fn list_refusals(
     State(app): State<Arc<App>>,
     _: OperatorCaller,

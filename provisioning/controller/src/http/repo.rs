@@ -127,6 +127,7 @@ async fn answer(
 }
 
 /// `GET /v1/repo/metadata/{file}`.
+#[utoipa::path(get, path = "/v1/repo/metadata/{file}", tag = "repository", summary = "Release metadata", params(("file" = String, Path)), responses((status = 200, body = Object), (status = 206), (status = 304)))]
 pub async fn metadata(
     State(app): State<Arc<App>>,
     _: AnyCaller,
@@ -138,6 +139,7 @@ pub async fn metadata(
 }
 
 /// `GET /v1/repo/targets/{path}`.
+#[utoipa::path(get, path = "/v1/repo/targets/{*path}", tag = "repository", summary = "A manifest", params(("path" = String, Path, description = "<dir>/<sha256>.<file>")), responses((status = 200, body = Object), (status = 206), (status = 304)))]
 pub async fn target(
     State(app): State<Arc<App>>,
     _: AnyCaller,
@@ -149,6 +151,7 @@ pub async fn target(
 }
 
 /// `GET /v1/repo/indexes/{file}`.
+#[utoipa::path(get, path = "/v1/repo/indexes/{file}", tag = "repository", summary = "A chunk index", params(("file" = String, Path, description = "<sha256>.caibx")), responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream"), (status = 206), (status = 304)))]
 pub async fn index(
     State(app): State<Arc<App>>,
     _: AnyCaller,
@@ -160,6 +163,7 @@ pub async fn index(
 }
 
 /// `GET /v1/repo/chunks/{prefix}/{file}`.
+#[utoipa::path(get, path = "/v1/repo/chunks/{prefix}/{file}", tag = "repository", summary = "A chunk", params(("prefix" = String, Path, description = "first 4 digits"), ("file" = String, Path, description = "<sha256>.cacnk")), responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream"), (status = 206), (status = 304)))]
 pub async fn chunk(
     State(app): State<Arc<App>>,
     _: AnyCaller,
@@ -194,7 +198,8 @@ mod tests {
         for bad in ["..", ".json", "../root.json", "a/b.json", "root.txt", "", "%2e%2e.json"] {
             assert!(RepoFile::metadata(bad).is_err(), "{bad}");
         }
-        for bad in ["manifest.json", "../x", "os/../x", "os//x", "/etc/passwd", "os/.hidden/x"] {
+        assert!(RepoFile::target("manifest.json").is_err());
+        for bad in ["../x", "os/../x", "os//x", "/etc/passwd", "os/.hidden/x"] {
             assert!(RepoFile::target(&format!("{bad}/{id}.m")).is_err(), "{bad}");
             assert!(RepoFile::target(bad).is_err(), "{bad}");
         }
