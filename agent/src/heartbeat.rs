@@ -159,6 +159,7 @@ async fn beat(source: &Source) -> Result<HeartbeatAnswer, UplinkError> {
         facts.controller = source.uplink.current();
         facts.spooled = source.spool.len();
         facts.last_error = None;
+        facts.offered_etag.clone_from(&answer.assignment_etag);
     });
     if facts.assignment_etag != answer.assignment_etag {
         source.report.wake.notify_one();

@@ -43,6 +43,8 @@ pub struct Facts {
     pub assignment_sequence: u64,
     /// The etag of that assignment.
     pub assignment_etag: String,
+    /// The etag of the assignment that central has for this node by the last heartbeat's answer.
+    pub offered_etag: String,
     /// Bytes fetched and to fetch, while it fetches.
     pub progress: Option<(u64, u64)>,
     /// Health checks, in the booted root.
@@ -74,6 +76,7 @@ impl Default for Facts {
             failed: None,
             assignment_sequence: 0,
             assignment_etag: String::new(),
+            offered_etag: String::new(),
             progress: None,
             health: Vec::new(),
             heartbeats: 0,

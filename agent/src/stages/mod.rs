@@ -1,12 +1,15 @@
 //! The stages: each tries once, leaves what it found in the context, and says how it ended.
 
 mod devices;
+mod disks;
 mod enrol;
+mod fetch;
 mod identity;
 mod network;
 mod plan;
 mod seed;
 mod time;
+mod verify;
 
 use cairn_protocol::stage::Stage;
 
@@ -26,12 +29,21 @@ pub async fn run(stage: Stage, context: &mut Context) -> Outcome {
         Stage::Identity => identity::run(context).await,
         Stage::Enrol => enrol::run(context).await,
         Stage::Plan => plan::run(context).await,
-        Stage::Disks => plan::nothing_to_do(context).await,
+        Stage::Disks => disks::run(context).await,
+        Stage::Fetch => fetch::run(context).await,
+        Stage::Verify => verify::run(context).await,
         other => Outcome::Wait(Trouble::waiting(
             format!("this agent cannot do the stage {other} yet"),
             "install a newer image",
         )),
     }
+}
+
+/// Runs blocking work; a defect in it is a trouble, not the worker's end.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Trouble> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Trouble::waiting(format!("a task ended early: {error}"), "it is tried again"))
 }
 
 /// What a failed call means for the walk.

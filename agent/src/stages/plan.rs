@@ -121,19 +121,49 @@ fn keep_floor(context: &Context, sequence: u64) {
     }
 }
 
-/// A node whose plan has nothing to install stays, enrolled and waiting.
-pub(super) async fn nothing_to_do(context: &mut Context) -> Outcome {
-    if let Err(trouble) = refresh(context).await {
-        return Outcome::Wait(trouble);
+/// STATE is mounted now: the floor is kept there too.
+pub(super) fn keep_floor_on_state(context: &Context) {
+    let sequence = floor(context);
+    if sequence > 0 {
+        keep_floor(context, sequence);
     }
-    let idle = context.assignment.as_ref().is_none_or(|accepted| accepted.assignment.bundles.is_empty());
-    if idle {
-        context.report.change(|facts| facts.state = NodeState::Waiting);
-        return Outcome::Wait(
-            Trouble::waiting("the plan has no bundle for this node", "name a bundle in the site's plan")
-                .every(ASK_AGAIN),
-        );
+}
+
+/// The assignment, where it has something to install. A node without any stays, enrolled and waiting: a normal state.
+pub(super) async fn work(context: &mut Context) -> Result<Accepted, Trouble> {
+    let idle = |context: &Context| {
+        context.assignment.as_ref().is_none_or(|accepted| accepted.assignment.bundles.is_empty())
+    };
+    if idle(context) || is_outdated(context) {
+        refresh(context).await?;
     }
-    context.report.change(|facts| facts.state = NodeState::Installing);
-    Outcome::Wait(Trouble::waiting("this agent cannot install yet", "install a newer image"))
+    match context.assignment.clone().filter(|_| !idle(context)) {
+        Some(accepted) => {
+            context.report.change(|facts| facts.state = NodeState::Installing);
+            Ok(accepted)
+        }
+        None => {
+            context.report.change(|facts| facts.state = NodeState::Waiting);
+            let trouble = Trouble::waiting(
+                "the plan has no bundle for this node",
+                "name a bundle in the site's plan, such as os/base: 1.0.0",
+            );
+            Err(trouble.every(ASK_AGAIN))
+        }
+    }
+}
+
+/// Whether central has another assignment than the one that is worked on.
+pub(super) fn is_outdated(context: &Context) -> bool {
+    let offered = context.report.facts().offered_etag;
+    !offered.is_empty() && context.assignment.as_ref().is_some_and(|accepted| accepted.etag != offered)
+}
+
+/// Goes back to the plan when central has another assignment by now.
+pub(super) fn still_current(context: &Context) -> Result<(), Trouble> {
+    if is_outdated(context) {
+        let trouble = Trouble::waiting("central has another assignment for this node", "nothing: it is fetched now");
+        return Err(trouble.every(Duration::ZERO).from(Stage::Plan));
+    }
+    Ok(())
 }

@@ -1,0 +1,134 @@
+//! `disks`: selectors resolved, disks partitioned, file systems made and mounted.
+
+use std::sync::Arc;
+
+use cairn_disk::discover::{self, Found, Sources};
+use cairn_disk::error::DiskError;
+use cairn_disk::mounts::{self, Mounts};
+use cairn_disk::system::{self, SystemDisk};
+use cairn_disk::tool::Tools;
+use cairn_disk::{choose, record};
+use cairn_protocol::ids::Name;
+use cairn_protocol::plan;
+use cairn_protocol::stage::Stage;
+
+use super::plan::work;
+use crate::engine::{Outcome, Trouble};
+use crate::worker::context::Context;
+
+/// Modules of the file systems on the system disk.
+const MODULES: [&str; 4] = ["ext4", "vfat", "nls_ascii", "loop"];
+
+/// Tries once.
+pub(super) async fn run(context: &mut Context) -> Outcome {
+    match disks(context).await {
+        Ok(()) => Outcome::Done,
+        Err(trouble) => Outcome::Wait(trouble),
+    }
+}
+
+/// What a disk error means for the walk.
+pub(super) fn trouble(error: &DiskError) -> Trouble {
+    match error.code() {
+        Some(code) => Trouble::refused(code, error.to_string(), error.advice()),
+        None => Trouble::waiting(error.to_string(), error.advice()),
+    }
+}
+
+/// The disks that the machine has, or that the flags name.
+pub(super) async fn discover(context: &mut Context) -> Result<Vec<Found>, Trouble> {
+    if let Some(modules) = &mut context.modules {
+        for name in MODULES {
+            modules.request(name);
+        }
+    }
+    let scratch = context.paths.in_run("scratch");
+    let (hosted, given) = (context.options.hosted, context.options.disks.clone());
+    let found = super::blocking(move || {
+        if hosted {
+            given.iter().map(|path| discover::given(path, &scratch)).collect()
+        } else {
+            Ok(discover::disks(&Sources::default(), &scratch))
+        }
+    })
+    .await?
+    .map_err(|error| trouble(&error))?;
+    let disks = found.iter().map(|found| found.disk.clone()).collect();
+    context.report.change_status(|status| status.inventory.disks = disks);
+    Ok(found)
+}
+
+async fn disks(context: &mut Context) -> Result<(), Trouble> {
+    let accepted = work(context).await?;
+    if context.options.hosted && context.options.disks.is_empty() {
+        for dir in [context.paths.state().join("identity"), context.paths.data()] {
+            std::fs::create_dir_all(&dir).map_err(|e| {
+                Trouble::waiting(format!("{} cannot be made: {e}", dir.display()), "give the agent a writable root")
+            })?;
+        }
+        return keep_on_state(context);
+    }
+    let Some(plan::Disks { system: wanted }) = accepted.assignment.plan.disks.clone() else {
+        return Err(Trouble::waiting(
+            "the plan has bundles for this node and no disk to install them on",
+            "name a disk in the site's plan: disks.system.match",
+        ));
+    };
+    let found = discover(context).await?;
+    let reinstall = accepted.assignment.reinstall;
+    let (site, node) = (accepted.assignment.site.clone(), accepted.assignment.node.clone());
+    let mounts = Mounts::below(&context.paths.run());
+    let console = Arc::clone(&context.console);
+    let disk = super::blocking(move || {
+        prepare(&found, &wanted, &site, &node, reinstall, &mounts, &|line| {
+            console.note(Stage::Disks, line);
+        })
+    })
+    .await?
+    .map_err(|error| trouble(&error))?;
+    context.disk = Some(disk);
+    keep_on_state(context)
+}
+
+/// Partitions where it must, and mounts.
+fn prepare(
+    found: &[Found],
+    wanted: &plan::SystemDisk,
+    site: &Name,
+    node: &Name,
+    reinstall: u64,
+    mounts: &Mounts,
+    say: &dyn Fn(&str),
+) -> Result<SystemDisk, DiskError> {
+    let tools = Tools::default();
+    let chosen = choose::system(found, wanted, site, node)?;
+    let disk = system::prepare(chosen, wanted, &tools, false, say)?;
+    disk.mount(mounts, &tools)?;
+    let ordered = record::read(&mounts.state)?.is_some_and(|record| record.reinstall < reinstall);
+    if !ordered {
+        return Ok(disk);
+    }
+    say("a reinstall was ordered: the disk is made anew");
+    for at in [&mounts.esp, &mounts.data, &mounts.state] {
+        if mounts::is_mount_point(at) {
+            mounts::detach(at)?;
+        }
+    }
+    let disk = system::prepare(chosen, wanted, &tools, true, say)?;
+    disk.mount(mounts, &tools)?;
+    Ok(disk)
+}
+
+/// From now on identity, events and floors are kept on STATE as well.
+pub(super) fn keep_on_state(context: &mut Context) -> Result<(), Trouble> {
+    let state = context.paths.state();
+    if let Some(identity) = &mut context.identity {
+        identity
+            .keep_on(&state)
+            .map_err(|error| Trouble::waiting(error.to_string(), "the node tries again by itself"))?;
+    }
+    context.spool.attach(&state);
+    super::time::keep_time(context);
+    super::plan::keep_floor_on_state(context);
+    Ok(())
+}
