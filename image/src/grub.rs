@@ -39,11 +39,12 @@ pub const MODULES: &[&str] = &[
 ];
 
 /// Run first, from a memory disk inside `core.img`: finds the ESP on the disk that the BIOS booted, never on another,
-/// and goes on with its `/cairn/grub.cfg`. `$cmdpath` is the boot disk.
+/// and goes on with its `/cairn/grub.cfg`. GRUB puts the boot disk before the partition of the prefix and into `$root`;
+/// that the prefix's partition need not be the ESP does no harm.
 pub const EARLY_CONFIG: &str = r#"serial --unit=0 --speed=115200
 terminal_output console serial
 terminal_input console serial
-regexp --set=1:disk '^\(?([a-z]+[0-9]+)' "$cmdpath"
+regexp --set=1:disk '^([a-z]+[0-9]+)' "$root"
 for part in gpt1 gpt2 gpt3 gpt4 gpt5 gpt6 gpt7 gpt8; do
   if [ -f "($disk,$part)/cairn/grub.cfg" ]; then
     set root="$disk,$part"
@@ -72,10 +73,12 @@ pub struct Pieces {
 pub fn pieces(toolbox: &Toolbox) -> Result<Pieces, Error> {
     let tmp = tempfile::tempdir().map_err(error::file("create a directory in", &std::env::temp_dir()))?;
     let dir = tmp.path();
-    std::fs::write(dir.join("grub.cfg"), EARLY_CONFIG).map_err(error::file("write", dir))?;
+    for (name, text) in [("early.cfg", EARLY_CONFIG), ("embedded.cfg", "normal (memdisk)/early.cfg\n")] {
+        std::fs::write(dir.join(name), text).map_err(error::file("write", dir))?;
+    }
     const SCRIPT: &str = r#"mods=$1
-tar --format=ustar --owner=0 --group=0 --mode=644 --mtime=@0 -cf memdisk.tar grub.cfg
-grub-mkimage -O i386-pc -o core.img -p '(memdisk)' -m memdisk.tar $mods"#;
+tar --format=ustar --owner=0 --group=0 --mode=644 --mtime=@0 -cf memdisk.tar early.cfg
+grub-mkimage -O i386-pc -o core.img -m memdisk.tar -p '(,gpt1)/cairn' -c embedded.cfg $mods"#;
     let mut command = toolbox.enter().bind(dir).cwd(dir).command("sh");
     command.args(["-euc", SCRIPT, "sh"]).arg(MODULES.join(" "));
     capture(&mut command, false)?;

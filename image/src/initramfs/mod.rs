@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 
 use self::cpio::Tree;
-use self::modules::{Dependencies, Selection, name_of, reduced_lines};
+use self::modules::{Aliases, Dependencies, Selection, name_of, reduced_aliases, reduced_softdep};
 use crate::error::{self, Error};
 use crate::kernel::Kernel;
 use crate::toolbox::{Toolbox, run};
@@ -66,6 +66,7 @@ pub fn add_modules(
     let dependencies = Dependencies::parse(&text("modules.dep")?);
     let softdep = text("modules.softdep")?;
     let builtin = text("modules.builtin")?;
+    let alias = text("modules.alias")?;
     let mut selection = dependencies.select(wanted.iter().copied(), &softdep);
     let builtin_names: std::collections::BTreeSet<String> = builtin.lines().map(name_of).collect();
     selection.absent.retain(|name| !builtin_names.contains(name));
@@ -83,8 +84,8 @@ pub fn add_modules(
     let firmware = firmware_names(toolbox, plain.path(), &selection)?;
     for (name, content) in [
         ("modules.dep", dependencies.reduced(&selection, rename)),
-        ("modules.alias", reduced_lines(&text("modules.alias")?, 2, &selection)),
-        ("modules.softdep", reduced_lines(&softdep, 1, &selection)),
+        ("modules.softdep", reduced_softdep(&softdep, &Aliases::parse(&alias), &selection)),
+        ("modules.alias", reduced_aliases(&alias, &selection)),
         ("modules.builtin", builtin),
     ] {
         tree.file(&format!("{base}/{name}"), 0o644, content.into_bytes())?;

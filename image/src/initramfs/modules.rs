@@ -3,6 +3,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Exact names in `modules.alias`: what a soft dependency such as `crypto-crc32c` stands for. Patterns are left out.
+#[derive(Debug, Clone, Default)]
+pub struct Aliases(BTreeMap<String, Vec<String>>);
+
+impl Aliases {
+    /// Parses `modules.alias` (`alias <pattern> <module>`).
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let mut out: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            if let (Some("alias"), Some(alias), Some(module)) = (words.next(), words.next(), words.next())
+                && !alias.contains(['*', '?', '['])
+            {
+                out.entry(alias.replace('-', "_")).or_default().push(name_of(module));
+            }
+        }
+        Self(out)
+    }
+}
+
 /// A module's name as the kernel knows it: file name without directories and extensions, `_` for `-`.
 #[must_use]
 pub fn name_of(path: &str) -> String {
@@ -97,14 +118,49 @@ fn parse_softdep(text: &str) -> BTreeMap<String, Vec<String>> {
     out
 }
 
-/// Keeps the `alias <pattern> <module>` or `softdep <module> ...` lines of selected modules. `field`: index of the
-/// word that is the module's name.
+/// `modules.softdep` for the selected modules, with aliases replaced by the selected modules they stand for and what
+/// is not selected left out: the agent needs no alias look-up for it.
 #[must_use]
-pub fn reduced_lines(text: &str, field: usize, selection: &Selection) -> String {
+pub fn reduced_softdep(text: &str, aliases: &Aliases, selection: &Selection) -> String {
+    let names: BTreeSet<String> = selection.paths.iter().map(|path| name_of(path)).collect();
+    let mut out = String::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let (Some("softdep"), Some(module)) = (words.next(), words.next()) else { continue };
+        if !names.contains(&name_of(module)) {
+            continue;
+        }
+        let mut kept = Vec::new();
+        let mut any = false;
+        for word in words {
+            if matches!(word, "pre:" | "post:") {
+                kept.push(word.to_owned());
+                continue;
+            }
+            let word = name_of(word);
+            let meant = if names.contains(&word) {
+                vec![word]
+            } else {
+                aliases.0.get(&word).cloned().unwrap_or_default()
+            };
+            let meant: Vec<String> = meant.into_iter().filter(|name| names.contains(name)).collect();
+            any |= !meant.is_empty();
+            kept.extend(meant);
+        }
+        if any {
+            out.push_str(&format!("softdep {} {}\n", name_of(module), kept.join(" ")));
+        }
+    }
+    out
+}
+
+/// `modules.alias` with only the `alias <pattern> <module>` lines of selected modules.
+#[must_use]
+pub fn reduced_aliases(text: &str, selection: &Selection) -> String {
     let names: BTreeSet<String> = selection.paths.iter().map(|path| name_of(path)).collect();
     let mut out = String::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
-        let keep = line.split_whitespace().nth(field).is_some_and(|word| names.contains(&name_of(word)));
+        let keep = line.split_whitespace().nth(2).is_some_and(|word| names.contains(&name_of(word)));
         if keep {
             out.push_str(line);
             out.push('\n');
@@ -146,7 +202,21 @@ mod tests {
         let dep = Dependencies::parse(DEP);
         let selection = dep.select(["usb-storage"], "");
         let alias = "# Aliases\nalias usb:v* usb_storage\nalias pci:v* unused\nalias fs-ext4 ext4\n";
-        assert_eq!(reduced_lines(alias, 2, &selection), "alias usb:v* usb_storage\n");
+        assert_eq!(reduced_aliases(alias, &selection), "alias usb:v* usb_storage\n");
+    }
+
+    #[test]
+    fn soft_dependencies_name_modules_that_are_there() {
+        let dep = Dependencies::parse(DEP);
+        let selection = dep.select(["ext4", "crc32c_generic", "usbcore"], "");
+        let aliases = Aliases::parse(
+            "alias crypto-crc32c crc32c_intel\nalias crypto-crc32c crc32c_generic\nalias fs-* ext4\n",
+        );
+        let text = "softdep ext4 pre: crypto-crc32c nothing post: usbcore\nsoftdep usbcore pre: gone\nsoftdep x pre: ext4\n";
+        assert_eq!(
+            reduced_softdep(text, &aliases, &selection),
+            "softdep ext4 pre: crc32c_generic post: usbcore\n"
+        );
     }
 
     proptest::proptest! {
@@ -155,7 +225,8 @@ mod tests {
             let dep = Dependencies::parse(&text);
             let selection = dep.select([name.as_str()], &text);
             let _ = dep.reduced(&selection, ToOwned::to_owned);
-            let _ = reduced_lines(&text, 2, &selection);
+            let _ = reduced_aliases(&text, &selection);
+            let _ = reduced_softdep(&text, &Aliases::parse(&text), &selection);
         }
     }
 }
