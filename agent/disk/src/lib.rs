@@ -42,6 +42,7 @@ pub mod content;
 pub mod discover;
 pub mod error;
 pub mod fat;
+pub mod generation;
 pub mod gpt;
 pub mod installed;
 pub mod layout;

@@ -1,0 +1,155 @@
+use cairn_protocol::signed::{ControllerKeys, Envelope};
+
+use super::*;
+
+fn generation(payload: &str, installed: u64) -> Generation {
+    let assignment = Envelope { payload: payload.to_owned(), signature: String::new() };
+    let keys = ControllerKeys { ca_spki: String::new(), payload: String::new(), signature: String::new() };
+    Generation {
+        version: 1,
+        id: generation::id_of(&assignment),
+        keys,
+        assignment,
+        installed,
+        manifests: vec!["os/base/1.0/manifest.json".to_owned()],
+    }
+}
+
+struct State {
+    dir: tempfile::TempDir,
+    store: Store,
+}
+
+impl State {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("tuf")).unwrap();
+        fs::write(dir.path().join("tuf/1.root.json"), b"{}").unwrap();
+        fs::write(dir.path().join("tuf/lock"), b"").unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        Self { dir, store }
+    }
+
+    fn stage(&self, payload: &str, installed: u64) -> String {
+        let generation = generation(payload, installed);
+        self.store.stage(&generation, &[b"manifest".to_vec()], &self.dir.path().join("tuf"), 2).unwrap();
+        generation.id
+    }
+
+    fn ids(&self) -> Vec<String> {
+        self.store.list().unwrap().0.into_iter().map(|stored| stored.generation.id).collect()
+    }
+}
+
+#[test]
+fn a_generation_is_read_back_whole() {
+    let state = State::new();
+    let id = state.stage("a", 1);
+    let stored = state.store.get(&id).unwrap();
+    assert_eq!(stored.generation, generation("a", 1));
+    assert_eq!(stored.status, GenerationStatus { phase: Phase::Staged, tries_left: 2, reason: None });
+    let manifest = stored.dir.join(format!("manifests/{}.json", Sha256Digest::of(b"manifest")));
+    assert_eq!(fs::read(manifest).unwrap(), b"manifest");
+    assert_eq!(names(&stored.dir.join("tuf")).unwrap(), ["1.root.json"]);
+}
+
+#[test]
+fn a_life() {
+    let state = State::new();
+    let id = state.stage("a", 1);
+    let phase = |phase, tries_left| GenerationStatus { phase, tries_left, reason: None };
+    assert_eq!(state.store.count_try(&id).unwrap(), 1);
+    assert_eq!(state.store.status(&id).unwrap(), phase(Phase::Trying, 1));
+    assert_eq!(state.store.count_try(&id).unwrap(), 0);
+    assert!(state.store.count_try(&id).is_err());
+    state.store.fail(&id, "no network\nat all").unwrap();
+    assert_eq!(state.store.status(&id).unwrap().reason.as_deref(), Some("no network at all"));
+    assert!(state.store.count_try(&id).is_err());
+    // Assigned again, it is tried again.
+    state.stage("a", 1);
+    assert_eq!(state.store.status(&id).unwrap(), phase(Phase::Staged, 2));
+    state.store.commit(&id).unwrap();
+    assert_eq!(state.store.status(&id).unwrap(), phase(Phase::Committed, 0));
+    // A committed one is neither counted nor staged anew.
+    assert_eq!(state.store.count_try(&id).unwrap(), 0);
+    state.stage("a", 1);
+    assert_eq!(state.store.status(&id).unwrap(), phase(Phase::Committed, 0));
+}
+
+#[test]
+fn what_was_never_finished_is_gone_and_what_is_damaged_is_told() {
+    let state = State::new();
+    let id = state.stage("a", 1);
+    let dir = state.dir.path().join(DIRECTORY);
+    fs::create_dir(dir.join(".new-0000000000000000")).unwrap();
+    let other = state.stage("b", 2);
+    fs::write(dir.join(&other).join("generation.json"), b"{").unwrap();
+    let moved = dir.join("00000000000000aa");
+    fs::create_dir(&moved).unwrap();
+    fs::copy(dir.join(&id).join("generation.json"), moved.join("generation.json")).unwrap();
+    let store = Store::open(state.dir.path()).unwrap();
+    assert!(!dir.join(".new-0000000000000000").exists());
+    let (good, damaged) = store.list().unwrap();
+    assert_eq!(good.len(), 1);
+    assert_eq!(damaged.len(), 2);
+    assert!(damaged.iter().any(|(id, why)| *id == other && why.contains("generation.json")), "{damaged:?}");
+    assert!(
+        damaged.iter().any(|(_, why)| why.contains("in the directory of 00000000000000aa")),
+        "{damaged:?}"
+    );
+}
+
+#[test]
+fn an_id_cannot_leave_the_store() {
+    let state = State::new();
+    for id in ["", "..", "../../etc", "0123456789abcdeF", "0123456789abcdef0"] {
+        assert!(state.store.get(id).is_err() && state.store.commit(id).is_err(), "{id:?}");
+    }
+}
+
+#[test]
+fn the_running_the_last_good_and_the_last_failed_stay() {
+    let state = State::new();
+    let ids: Vec<String> = (0..6).map(|n| state.stage(&n.to_string(), n)).collect();
+    for id in &ids[..3] {
+        state.store.commit(id).unwrap();
+    }
+    for id in &ids[3..5] {
+        state.store.fail(id, "x").unwrap();
+    }
+    let mut removed = state.store.collect(&[&ids[5]]).unwrap();
+    removed.sort();
+    let mut expected = vec![ids[0].clone(), ids[1].clone(), ids[3].clone()];
+    expected.sort();
+    assert_eq!(removed, expected);
+    assert_eq!(state.ids(), [ids[5].clone(), ids[4].clone(), ids[2].clone()]);
+    // The newest good one is the running one: the one before it stays to fall back to.
+    let state = State::new();
+    let ids: Vec<String> = (0..3).map(|n| state.stage(&n.to_string(), n)).collect();
+    for id in &ids {
+        state.store.commit(id).unwrap();
+    }
+    assert_eq!(state.store.collect(&[&ids[2]]).unwrap(), [ids[0].clone()]);
+}
+
+#[test]
+fn layers_that_nobody_names_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let (kept, gone) = (Sha256Digest::of(b"1"), Sha256Digest::of(b"2"));
+    for name in [
+        format!("{kept}.erofs"),
+        format!("{kept}.verity"),
+        format!("{gone}.erofs"),
+        format!("{gone}.verity"),
+        "other".to_owned(),
+        "x.erofs".to_owned(),
+    ] {
+        fs::write(dir.path().join(name), b"").unwrap();
+    }
+    assert_eq!(
+        collect_layers(dir.path(), &[kept]).unwrap(),
+        [format!("{gone}.erofs"), format!("{gone}.verity")]
+    );
+    assert_eq!(names(dir.path()).unwrap().len(), 4);
+    assert!(collect_layers(&dir.path().join("none"), &[]).unwrap().is_empty());
+}
