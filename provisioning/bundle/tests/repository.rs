@@ -106,7 +106,7 @@ fn a_release_reaches_a_client() {
         repository.publish(&key(9), &key(10), TODAY).unwrap();
         let (_, step) = find(&repository, MemoryStore::default(), &anchor, &path);
         let Step::Found(target) = step else { panic!("{step:?}") };
-        let bytes = std::fs::read(dir.path().join("targets").join(&target.request)).unwrap();
+        let bytes = std::fs::read(dir.path().join("targets").join(&target.place)).unwrap();
         target.verify(&bytes).unwrap();
         assert_eq!((target.role.name(), target.role_version), (kind.as_str(), 2));
     }

@@ -392,24 +392,22 @@ pub struct TargetInfo {
     pub role: Role,
     /// In which version.
     pub role_version: u64,
-    /// Its path below the repository's targets, percent-encoded, with its digest where the repository has it so.
+    /// Its path below the repository's targets, with its digest where the repository has it so: the file's name.
+    pub place: String,
+    /// The same, percent-encoded: the end of a URL.
     pub request: String,
 }
 
 impl TargetInfo {
     pub(super) fn new(path: &str, file: &TargetFile, role: &Role, version: u64, consistent: bool) -> Self {
-        let (dir, name) = path.rsplit_once('/').map_or(("", path), |(dir, name)| (dir, name));
-        let dir: String =
-            dir.split('/').filter(|part| !part.is_empty()).map(|part| quote(part) + "/").collect();
         let hash = ["sha256", "sha512"].iter().find_map(|algorithm| file.hashes.get(*algorithm));
-        let prefix = hash.filter(|_| consistent).map(|hash| quote(hash) + ".").unwrap_or_default();
-        Self {
-            path: path.to_owned(),
-            file: file.clone(),
-            role: role.clone(),
-            role_version: version,
-            request: format!("{dir}{prefix}{}", quote(name)),
-        }
+        let prefix = hash.filter(|_| consistent).map(|hash| format!("{hash}.")).unwrap_or_default();
+        let (dir, name) = path.rsplit_once('/').map_or(("", path), |(dir, name)| (dir, name));
+        let slash = if dir.is_empty() { "" } else { "/" };
+        let place = format!("{dir}{slash}{prefix}{name}");
+        let request = place.split('/').map(quote).collect::<Vec<_>>().join("/");
+        let (path, file, role) = (path.to_owned(), file.clone(), role.clone());
+        Self { path, file, role, role_version: version, place, request }
     }
 
     /// Checks the target's bytes.

@@ -277,12 +277,20 @@ impl Repository {
         bytes: &[u8],
         now: Date,
     ) -> Result<(), RepositoryError> {
+        if !path
+            .split('/')
+            .all(|part| !part.is_empty() && part != "." && part != ".." && !part.contains('\0'))
+        {
+            return Err(RepositoryError::NoRole(format!(
+                "target {path:?}, which is no plain relative path,"
+            )));
+        }
         let digest = hex::encode(Sha256::digest(bytes));
         let hashes = BTreeMap::from([("sha256".to_owned(), digest)]);
         let file = TargetFile { length: bytes.len() as u64, hashes, custom: None };
         let role = Role::named(kind.as_str());
         let info = super::TargetInfo::new(path, &file, &role, 0, true);
-        let place = self.dir.join("targets").join(&info.request);
+        let place = self.dir.join("targets").join(&info.place);
         if let Some(dir) = place.parent() {
             std::fs::create_dir_all(dir).map_err(FileError::at("create", dir))?;
         }
