@@ -55,6 +55,23 @@ image: agent ## Build kernel, initramfs, UKI, USB image, SBOM into target/image
 	$(CARGO) run --quiet -p cairn-image -- build --kernel $(KERNEL) --agent $(AGENT) --version $(VERSION) \
 	  $(if $(TRUST),--trust $(TRUST)) --out $(IMAGE_OUT) $(IMAGE_FLAGS)
 
+##@ Lab
+
+RACK ?= qemu-tests/racks/first-light.toml
+LAB_FLAGS ?=
+
+.PHONY: lab-tools
+lab-tools: agent
+	$(CARGO) build --quiet -p cairn-lab -p cairn-controller -p cairnctl -p cairn-image
+
+.PHONY: lab
+lab: lab-tools ## Boot a rack in QEMU and watch it come up (RACK=file, LAB_FLAGS="--keep")
+	target/debug/cairn-lab run $(RACK) $(LAB_FLAGS)
+
+.PHONY: lab-clean
+lab-clean: ## Remove what killed lab runs left behind
+	$(CARGO) run --quiet -p cairn-lab -- clean
+
 ##@ Proof
 
 # SanitizerCoverage by stable codegen flags: no nightly compiler is needed.

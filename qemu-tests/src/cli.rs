@@ -12,7 +12,7 @@ use cairn_lab::qemu::args::Accel;
 use cairn_lab::rack::{Options, Rack};
 use cairn_lab::report::Report;
 use cairn_lab::signals::Asked;
-use cairn_lab::{clean, namespace, spec, watch};
+use cairn_lab::{bench, clean, namespace, spec, summary, watch};
 use clap::Args;
 
 /// Arguments of `run`.
@@ -21,6 +21,29 @@ pub(crate) struct Run {
     /// The rack file.
     #[arg(default_value = "qemu-tests/racks/first-light.toml")]
     rack: PathBuf,
+    /// Keep disks and the controller's data of a run that succeeded, too.
+    #[arg(long)]
+    keep: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// The rack file, with nodes `agent` and `print`.
+    #[arg(default_value = "qemu-tests/racks/bench.toml")]
+    rack: PathBuf,
+    /// How often each is booted.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=50))]
+    rounds: u8,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Arguments of both.
+#[derive(Debug, Args)]
+struct Common {
     /// Where results go.
     #[arg(long, default_value = "target/lab")]
     out: PathBuf,
@@ -33,9 +56,6 @@ pub(crate) struct Run {
     /// Translate even where KVM works.
     #[arg(long)]
     tcg: bool,
-    /// Keep disks and the controller's data of a run that succeeded, too.
-    #[arg(long)]
-    keep: bool,
 }
 
 /// Wrong usage.
@@ -79,11 +99,29 @@ pub(crate) fn clean(out: &Path) -> ExitCode {
 const PREPARE_MILLIS: &str = "CAIRN_LAB_PREPARE_MILLIS";
 
 pub(crate) fn run(arguments: &Run) -> ExitCode {
-    let spec = match spec::load(&arguments.rack) {
+    verb(&arguments.rack, &arguments.common, |_| Ok(()), |spec| stand(arguments, spec))
+}
+
+pub(crate) fn bench(arguments: &Bench) -> ExitCode {
+    let say = |line: &str| println!("{line}");
+    let more = |prepared: &Prepared| Ok(prepare::prepare_print_image(prepared, &say)?);
+    verb(&arguments.rack, &arguments.common, more, |spec| measure(arguments, spec))
+}
+
+type Outcome = Result<bool, Box<dyn Error>>;
+
+/// Prepares outside, then does `inside` in the lab's namespaces.
+fn verb(
+    rack: &Path,
+    common: &Common,
+    more: impl Fn(&Prepared) -> Result<(), Box<dyn Error>>,
+    inside: impl FnOnce(spec::RackSpec) -> Outcome,
+) -> ExitCode {
+    let spec = match spec::load(rack) {
         Ok(spec) => spec,
         Err(error) => return failed(&error, USAGE),
     };
-    let done = if namespace::inside() { stand(arguments, spec) } else { outside(arguments, &spec) };
+    let done = if namespace::inside() { inside(spec) } else { outside(common, &spec, more) };
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -92,11 +130,17 @@ pub(crate) fn run(arguments: &Run) -> ExitCode {
 }
 
 /// Prepares with the host's network, then becomes the parent of the lab.
-fn outside(arguments: &Run, spec: &spec::RackSpec) -> Result<bool, Box<dyn Error>> {
+fn outside(
+    arguments: &Common,
+    spec: &spec::RackSpec,
+    more: impl Fn(&Prepared) -> Result<(), Box<dyn Error>>,
+) -> Outcome {
     let report = Report::default();
     Toolbox::ensure(&|line| report.line(line))?;
     if spec.site.controller {
-        prepare::prepare(spec.site.subnet.host(1), &arguments.recipe, &|line| report.line(line))?;
+        let prepared =
+            prepare::prepare(spec.site.subnet.host(1), &arguments.recipe, &|line| report.line(line))?;
+        more(&prepared)?;
     }
     let millis = report.elapsed().as_millis().to_string();
     if let Some(proof) = clean::running(&arguments.out, &spec.name).first() {
@@ -113,8 +157,8 @@ fn outside(arguments: &Run, spec: &spec::RackSpec) -> Result<bool, Box<dyn Error
     Ok(status.success())
 }
 
-fn stand(arguments: &Run, spec: spec::RackSpec) -> Result<bool, Box<dyn Error>> {
-    let asked = Asked::listen();
+/// Puts the rack up, published where it has a controller, all power off.
+fn put_up(arguments: &Common, spec: spec::RackSpec) -> Result<(Rack, Report, Duration), Box<dyn Error>> {
     let millis = std::env::var(PREPARE_MILLIS).ok().and_then(|text| text.parse().ok()).unwrap_or_default();
     let prepare_time = Duration::from_millis(millis);
     let report = Report::since(prepare_time);
@@ -124,12 +168,37 @@ fn stand(arguments: &Run, spec: spec::RackSpec) -> Result<bool, Box<dyn Error>> 
     let image =
         own.or(prepared.as_ref().map(Prepared::image)).unwrap_or_else(|| PathBuf::from("target/image"));
     let accel = arguments.tcg.then_some(Accel::Tcg);
-    let mut rack = Rack::start(spec, &Options { out: arguments.out.clone(), image, prepared, accel })?;
+    let rack = Rack::start(spec, &Options { out: arguments.out.clone(), image, prepared, accel })?;
     report.line(&format!("rack {} stands, accelerated by {}", rack.spec().name, rack.accel()));
     if rack.spec().site.controller {
         rack.publish()?;
         report.line("the release is published, the plan applied");
     }
+    Ok((rack, report, prepare_time))
+}
+
+fn measure(arguments: &Bench, spec: spec::RackSpec) -> Outcome {
+    let initrd = Prepared::locate(spec.site.subnet.host(1))?.print_image();
+    let (mut rack, report, _) = put_up(&arguments.common, spec)?;
+    rack.share(&initrd);
+    let rounds = usize::from(arguments.rounds);
+    let bench = bench::boots(&mut rack, &initrd.join("initramfs.img"), rounds, &|line| report.line(line))?;
+    rack.stop();
+    let path = arguments.common.out.join("bench.json");
+    summary::write_json(&path, &bench)?;
+    println!(
+        "power-on to enrolled: {:.2} times the CPU time of an init that only prints (at most {}), {}; {}",
+        bench.ratio,
+        bench.limit,
+        bench.accel,
+        path.display()
+    );
+    Ok(bench.ok)
+}
+
+fn stand(arguments: &Run, spec: spec::RackSpec) -> Outcome {
+    let asked = Asked::listen();
+    let (mut rack, report, prepare_time) = put_up(&arguments.common, spec)?;
     rack.power_on()?;
     report.line("power is on");
     let watch = rack.central().map(Central::watch);

@@ -6,6 +6,7 @@
 //! names its condition, has a deadline and points to the file that tells why it did not come.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod bench;
 pub mod central;
 pub mod clean;
 pub mod dirs;

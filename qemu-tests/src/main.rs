@@ -19,6 +19,8 @@ struct Arguments {
 enum Verb {
     /// Puts up a rack, powers it on and waits until what its file expects is true.
     Run(cli::Run),
+    /// Compares the agent's boot with that of an init that only prints.
+    Bench(cli::Bench),
     /// Removes what killed runs left: recorded processes that still run, disks, controller data.
     Clean {
         /// Where results are.
@@ -36,6 +38,7 @@ enum Verb {
 fn main() -> ExitCode {
     match Arguments::parse().verb {
         Verb::Run(run) => cli::run(&run),
+        Verb::Bench(bench) => cli::bench(&bench),
         Verb::Clean { out } => cli::clean(&out),
         Verb::Check { rack } => cli::check(&rack),
     }

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cairn_image::toolbox::Toolbox;
@@ -70,6 +70,8 @@ pub struct Shared {
     pub image: PathBuf,
     /// Kernel command line of the boot ways where the lab writes it.
     pub cmdline: String,
+    /// Further folders that QEMU may read.
+    pub extra: Mutex<Vec<PathBuf>>,
 }
 
 /// A server.
@@ -200,7 +202,9 @@ impl Node {
         }
         let shared = Arc::clone(&self.shared);
         let (work, serial) = (shared.dirs.work(), shared.dirs.serial());
-        let binds: [&Path; 3] = [&work, &serial, &shared.image];
+        let extra = shared.extra.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut binds: Vec<&Path> = vec![&work, &serial, &shared.image];
+        binds.extend(extra.iter().map(PathBuf::as_path));
         let log = shared.dirs.log(&format!("qemu-{}", self.spec.name));
         self.powered = Some(Instant::now());
         self.process = Some(Process::start(&shared.toolbox, &self.machine, &binds, &log)?);

@@ -1,7 +1,7 @@
 //! A rack that stands: its site and its nodes. What scenario tests hold in hand.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cairn_image::toolbox::{self, Toolbox};
 
@@ -99,7 +99,7 @@ impl Rack {
             (probe.join().unwrap_or(Accel::Tcg), site)
         });
         let site = site?;
-        let shared = Arc::new(Shared { toolbox, accel, dirs, image, cmdline });
+        let shared = Arc::new(Shared { toolbox, accel, dirs, image, cmdline, extra: Mutex::default() });
         let nodes = (0..spec.nodes.len())
             .map(|index| Node::install(&spec, index, &site.switch, &shared))
             .collect::<Result<Vec<_>, _>>()?;
@@ -148,6 +148,11 @@ impl Rack {
             node.power_on()?;
         }
         Ok(())
+    }
+
+    /// Lets nodes powered on from now on use files of another folder.
+    pub fn share(&self, folder: &Path) {
+        self.shared.extra.lock().unwrap_or_else(PoisonError::into_inner).push(folder.to_owned());
     }
 
     /// The operator's way to the controller.

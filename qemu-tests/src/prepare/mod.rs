@@ -100,6 +100,15 @@ impl Tools {
     }
 }
 
+/// The benchmark's init, a static program that prints one line, beside the agent.
+///
+/// # Errors
+/// When it is missing.
+pub fn print_init(tools: &Tools) -> Result<PathBuf, Error> {
+    let path = tools.agent.with_file_name("cairn-print-init");
+    if path.exists() { Ok(path) } else { Err(Error::Missing(path)) }
+}
+
 /// What was prepared, by where it is.
 #[derive(Debug, Clone)]
 pub struct Prepared {
@@ -121,6 +130,12 @@ impl Prepared {
     #[must_use]
     pub fn image(&self) -> PathBuf {
         self.root.join("image")
+    }
+
+    /// Boot files with the benchmark's init in place of the agent.
+    #[must_use]
+    pub fn print_image(&self) -> PathBuf {
+        self.root.join("print-image")
     }
 
     /// A controller's folder as `cairn-controller init` made it: copied for each run, never run itself.
@@ -240,6 +255,22 @@ pub fn prepare(address: Ipv4Addr, recipe: &Path, say: &dyn Fn(&str)) -> Result<P
     let words = ["repo", "refresh", "--keys", &s(&keys), "--repo", &s(&repo)].map(str::to_owned);
     run(&tools.cairnctl, &words, &root.join("refresh.log"))?;
     Ok(prepared)
+}
+
+/// The benchmark's image, beside what [`prepare`] made.
+///
+/// # Errors
+/// See [`Error`].
+pub fn prepare_print_image(prepared: &Prepared, say: &dyn Fn(&str)) -> Result<(), Error> {
+    let tools = Tools::find()?;
+    let init = print_init(&tools)?;
+    let out = prepared.print_image();
+    let made_of = Stamp::new("print-image").file(&init)?.file(&tools.image)?;
+    let step = Step { root: &prepared.root, name: "print-image".to_owned(), say };
+    step.run(&made_of, &[&out], || {
+        let (init, out) = (init.to_string_lossy(), out.to_string_lossy());
+        vec![call(&tools.image, &["build", "--agent", &init, "--out", &out, "--no-crates"])]
+    })
 }
 
 /// One program to run.
