@@ -88,7 +88,9 @@ impl FetchError {
         match self {
             Self::Uplink(error) => error.code(),
             Self::IndexDigest { .. } | Self::Index { .. } | Self::IndexLength { .. } => Some("index-corrupt"),
-            Self::Assemble { source: AssembleError::Chunk(_) | AssembleError::Foreign(_), .. } => Some("chunk-corrupt"),
+            Self::Assemble { source: AssembleError::Chunk(_) | AssembleError::Foreign(_), .. } => {
+                Some("chunk-corrupt")
+            }
             Self::Assemble { source: AssembleError::Whole { .. }, .. } => Some("manifest-corrupt"),
             _ => None,
         }
@@ -193,7 +195,8 @@ pub async fn component(
     assembly = reuse(assembly, places, component).await?;
     let mut done = assembly.plan().done_bytes();
     progress(done);
-    let missing: Vec<(ChunkId, u32)> = assembly.plan().missing().map(|chunk| (chunk.id, chunk.length)).collect();
+    let missing: Vec<(ChunkId, u32)> =
+        assembly.plan().missing().map(|chunk| (chunk.id, chunk.length)).collect();
     let mut missing = missing.into_iter();
     let mut asked = JoinSet::new();
     loop {
@@ -271,7 +274,8 @@ pub async fn index(
             let url = format!("{}/{}.caibx", api::INDEXES, component.index.sha256);
             let limit = usize::try_from(component.index.length).unwrap_or(usize::MAX);
             let bytes = uplink.file(&url, "a chunk index", limit).await?;
-            bytes.ok_or_else(|| FetchError::Absent { what: "the chunk index".to_owned(), component: name() })?
+            bytes
+                .ok_or_else(|| FetchError::Absent { what: "the chunk index".to_owned(), component: name() })?
         }
     };
     let found = Sha256Digest::of(&bytes);
@@ -290,7 +294,11 @@ pub async fn index(
 }
 
 /// Copies what older components of DATA share with this one.
-async fn reuse(mut assembly: Assembly, places: &Places, component: &Component) -> Result<Assembly, FetchError> {
+async fn reuse(
+    mut assembly: Assembly,
+    places: &Places,
+    component: &Component,
+) -> Result<Assembly, FetchError> {
     let mut sources = Vec::new();
     let dir = places.file(component);
     for entry in fs::read_dir(dir.parent().unwrap_or(&dir)).into_iter().flatten().flatten() {

@@ -156,7 +156,8 @@ pub fn agrees(wanted: &AssignedBundle, info: &TargetInfo) -> Result<(), ReleaseE
 /// [`ReleaseError::Manifest`], [`ReleaseError::Misplaced`].
 pub fn read(wanted: &AssignedBundle, bytes: Vec<u8>) -> Result<Bundle, ReleaseError> {
     let target = || wanted.target.clone();
-    let manifest = manifest::parse(&bytes).map_err(|source| ReleaseError::Manifest { target: target(), source })?;
+    let manifest =
+        manifest::parse(&bytes).map_err(|source| ReleaseError::Manifest { target: target(), source })?;
     if manifest.target_path() != wanted.target {
         return Err(ReleaseError::Misplaced { target: target(), found: manifest.target_path() });
     }

@@ -59,7 +59,7 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
     context
         .console
         .note(Stage::Devices, format!("{loaded} modules loaded, {nics} network interfaces, {disks} disks"));
-    Outcome::Done
+    if disks == 0 { Outcome::Done } else { super::installed::find(context).await }
 }
 
 /// Requests a module for every device that sysfs shows.

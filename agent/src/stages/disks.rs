@@ -63,7 +63,10 @@ async fn disks(context: &mut Context) -> Result<(), Trouble> {
     if context.options.hosted && context.options.disks.is_empty() {
         for dir in [context.paths.state().join("identity"), context.paths.data()] {
             std::fs::create_dir_all(&dir).map_err(|e| {
-                Trouble::waiting(format!("{} cannot be made: {e}", dir.display()), "give the agent a writable root")
+                Trouble::waiting(
+                    format!("{} cannot be made: {e}", dir.display()),
+                    "give the agent a writable root",
+                )
             })?;
         }
         return keep_on_state(context);

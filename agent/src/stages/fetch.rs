@@ -1,7 +1,7 @@
 //! `fetch`: release metadata, manifests and missing chunks.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cairn_protocol::stage::Stage;
@@ -12,7 +12,8 @@ use crate::fetch::{self, FetchError, Pace, Places};
 use crate::release::{self, ReleaseError};
 use crate::worker::context::Context;
 
-const ADVICE: &str = "look into the repository: cairnctl publish; the node tries again by itself and keeps what it has";
+const ADVICE: &str =
+    "look into the repository: cairnctl publish; the node tries again by itself and keeps what it has";
 /// How often the console and the status hear of progress.
 const TELL: Duration = Duration::from_secs(10);
 
@@ -27,10 +28,12 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
 async fn fetch(context: &mut Context) -> Result<(), Trouble> {
     let accepted = plan::work(context).await?;
     let uplink = context.uplink.clone().ok_or_else(|| {
-        Trouble::waiting("there is no line to the controller yet", "the node tries again by itself").from(Stage::Time)
+        Trouble::waiting("there is no line to the controller yet", "the node tries again by itself")
+            .from(Stage::Time)
     })?;
     let root = context.trust.as_ref().map(|trust| trust.root.clone()).unwrap_or_default();
-    let store = if context.has_state() { context.paths.state().join("tuf") } else { context.paths.in_run("tuf") };
+    let store =
+        if context.has_state() { context.paths.state().join("tuf") } else { context.paths.in_run("tuf") };
     let export = context.paths.in_run("tuf-export");
     let (now, bundles) = (context.clock.now(), &accepted.assignment.bundles);
     let release = release::fetch(&uplink, &root, now, &store, &export, &accepted.etag, bundles)
@@ -54,10 +57,15 @@ async fn fetch(context: &mut Context) -> Result<(), Trouble> {
             if now.saturating_sub(*told) >= TELL {
                 *told = now;
                 report.update(|facts| facts.progress = Some((start + done, total)));
-                console.note(Stage::Fetch, format!("{} of {} MB", (start + done) / 1_000_000, total / 1_000_000));
+                console.note(
+                    Stage::Fetch,
+                    format!("{} of {} MB", (start + done) / 1_000_000, total / 1_000_000),
+                );
             }
         };
-        fetch::component(&uplink, &places, component, &mut pace, &progress).await.map_err(|e| of_fetch(&e))?;
+        fetch::component(&uplink, &places, component, &mut pace, &progress)
+            .await
+            .map_err(|e| of_fetch(&e))?;
         before.fetch_add(component.length, Ordering::Relaxed);
     }
     context.report.update(|facts| facts.progress = Some((total, total)));
@@ -70,7 +78,9 @@ pub(crate) fn of_release(error: &ReleaseError) -> Trouble {
     match (error.code(), error) {
         (Some(_), ReleaseError::Uplink(error)) => super::trouble(error),
         (Some(code), _) => Trouble::refused(code, error.to_string(), ADVICE),
-        (None, ReleaseError::Uplink(error)) if error.needs_enrolment() => super::trouble(error).from(Stage::Enrol),
+        (None, ReleaseError::Uplink(error)) if error.needs_enrolment() => {
+            super::trouble(error).from(Stage::Enrol)
+        }
         (None, ReleaseError::Uplink(error)) => super::trouble(error),
         (None, _) => Trouble::waiting(error.to_string(), ADVICE),
     }

@@ -1,10 +1,13 @@
 //! The stages: each tries once, leaves what it found in the context, and says how it ended.
 
+mod activate;
 mod devices;
 mod disks;
 mod enrol;
 mod fetch;
+mod handover;
 mod identity;
+mod installed;
 mod network;
 mod plan;
 mod seed;
@@ -32,10 +35,10 @@ pub async fn run(stage: Stage, context: &mut Context) -> Outcome {
         Stage::Disks => disks::run(context).await,
         Stage::Fetch => fetch::run(context).await,
         Stage::Verify => verify::run(context).await,
-        other => Outcome::Wait(Trouble::waiting(
-            format!("this agent cannot do the stage {other} yet"),
-            "install a newer image",
-        )),
+        Stage::Activate => activate::run(context).await,
+        Stage::Handover => handover::run(context).await,
+        // The walk of the initramfs ends before it.
+        Stage::Service => Outcome::Done,
     }
 }
 

@@ -162,7 +162,8 @@ pub(super) fn is_outdated(context: &Context) -> bool {
 /// Goes back to the plan when central has another assignment by now.
 pub(super) fn still_current(context: &Context) -> Result<(), Trouble> {
     if is_outdated(context) {
-        let trouble = Trouble::waiting("central has another assignment for this node", "nothing: it is fetched now");
+        let trouble =
+            Trouble::waiting("central has another assignment for this node", "nothing: it is fetched now");
         return Err(trouble.every(Duration::ZERO).from(Stage::Plan));
     }
     Ok(())

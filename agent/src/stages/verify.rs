@@ -15,9 +15,15 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
 }
 
 async fn verify(context: &mut Context) -> Result<(), Trouble> {
-    super::plan::still_current(context)?;
+    if context.chosen.is_some() {
+        super::installed::verify(context)?;
+    } else {
+        super::plan::still_current(context)?;
+    }
     let Some(release) = context.release.clone() else {
-        return Err(Trouble::waiting("nothing was fetched yet", "the node tries again by itself").from(Stage::Fetch));
+        return Err(
+            Trouble::waiting("nothing was fetched yet", "the node tries again by itself").from(Stage::Fetch)
+        );
     };
     let places = Places::new(context.paths.data());
     for component in release.bundles.iter().flat_map(|bundle| &bundle.manifest.components) {

@@ -3,12 +3,14 @@
 use std::fs;
 use std::sync::Arc;
 
+use cairn_disk::generation::Stored;
 use cairn_net::Network;
 use cairn_protocol::heartbeat::Severity;
 use cairn_protocol::ids::Sha256Digest;
 use cairn_protocol::plan::Timeouts;
 use cairn_protocol::seed::Seed;
 use cairn_protocol::settings::ImageSettings;
+use cairn_protocol::stage::Stage;
 
 use crate::cli::WorkerOptions;
 use crate::clock::Clock;
@@ -26,8 +28,16 @@ use crate::stages::Accepted;
 use crate::trust::{self, Trust};
 use crate::uplink::Uplink;
 
-/// The worker's state.
-/// See [`crate::stages`] for who fills in what.
+/// An installed generation that was chosen to run.
+#[derive(Debug, Clone)]
+pub struct Chosen {
+    /// As it lies on STATE.
+    pub stored: Stored,
+    /// Whether one of its tries is to be counted before the handover.
+    pub count: bool,
+}
+
+/// The worker's state. See [`crate::stages`] for who fills in what.
 #[derive(Debug)]
 pub struct Context {
     /// The command line of this process.
@@ -70,6 +80,8 @@ pub struct Context {
     pub release: Option<Release>,
     /// The system disk, where there is one.
     pub disk: Option<cairn_disk::system::SystemDisk>,
+    /// The installed generation that this boot runs.
+    pub chosen: Option<Chosen>,
     /// The heartbeats' task.
     pub heartbeats: Option<Beater>,
 }
@@ -107,6 +119,7 @@ impl Context {
             assignment: None,
             release: None,
             disk: None,
+            chosen: None,
             heartbeats: None,
             paths,
             options,
@@ -141,6 +154,12 @@ impl Context {
         if let Some(heartbeats) = self.heartbeats.take() {
             heartbeats.last().await;
         }
+    }
+
+    /// A line for the console and an event for central.
+    pub fn tell(&self, stage: Stage, severity: Severity, code: &str, line: &str) {
+        self.console.note(stage, format!("[{code}] {line}"));
+        self.spool.event(&self.clock, stage, severity, code, line);
     }
 
     /// Whether STATE is mounted.
