@@ -110,7 +110,7 @@ pub fn manifest(stored: &Stored, sha256: &Sha256Digest) -> Option<Vec<u8>> {
 
 /// The generation that failed last, for the heartbeats.
 pub fn last_failed(store: &Store) -> Option<FailedGeneration> {
-    let (stored, _) = store.list().ok()?;
+    let stored = store.list().ok()?.stored;
     let failed = stored.into_iter().find(|one| one.status.phase == Phase::Failed)?;
     Some(FailedGeneration { id: failed.generation.id, reason: failed.status.reason.unwrap_or_default() })
 }

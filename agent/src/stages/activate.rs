@@ -106,7 +106,7 @@ pub(crate) async fn stage(context: &mut Context) -> Result<(), Trouble> {
 /// a disk that is installed again, or boots what it booted before.
 fn write(work: &Work) -> Result<(), DiskError> {
     let store = Store::open(&work.state)?;
-    let (stored, _) = store.list()?;
+    let stored = store.list()?.stored;
     store.stage(&work.generation, &work.manifests, &work.tuf, DEFAULT_TRIES)?;
     let Some(disk) = &work.disk else { return Ok(()) };
     disk.mount_esp(&work.mounts)?;

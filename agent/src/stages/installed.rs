@@ -53,7 +53,7 @@ async fn try_find(context: &mut Context) -> Result<Outcome, Trouble> {
     disks::keep_on_state(context)?;
 
     let store = Store::open(&context.paths.state()).map_err(|e| disks::trouble(&e))?;
-    let (stored, damaged) = store.list().map_err(|e| disks::trouble(&e))?;
+    let cairn_disk::generation::Listing { stored, damaged } = store.list().map_err(|e| disks::trouble(&e))?;
     for (id, why) in damaged {
         context.tell(
             Stage::Devices,
