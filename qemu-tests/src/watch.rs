@@ -76,7 +76,8 @@ pub fn watch(rack: &mut Rack, central: Option<&Watch>, report: &Report, asked: &
             if let Some(found) = known.iter().find(|view| view.node == *name) {
                 news.extend(progress.central(found.clone()));
             }
-            if progress.finished.is_none() && progress.missing(&expect, central.is_some()).is_none() {
+            let on = node.powered().is_some();
+            if on && progress.finished.is_none() && progress.missing(&expect, central.is_some()).is_none() {
                 progress.finished = Some(start.elapsed());
                 news.push(format!("all that is expected holds after {:.1} s", start.elapsed().as_secs_f64()));
             }
@@ -85,7 +86,9 @@ pub fn watch(rack: &mut Rack, central: Option<&Watch>, report: &Report, asked: &
             }
         }
         view.draw(&rows(rack, &progress, start.elapsed()));
-        if progress.iter().all(|progress| progress.finished.is_some()) {
+        // A machine that was never powered on is not waited for.
+        let waited_for = rack.nodes().iter().zip(&progress).filter(|(node, _)| node.powered().is_some());
+        if waited_for.into_iter().all(|(_, progress)| progress.finished.is_some()) {
             break None;
         }
         if let Some(failure) = ended(rack, &progress) {
@@ -166,7 +169,7 @@ impl Outcome {
                     stage_seconds: stages.map(|(stage, seconds)| (stage.to_string(), *seconds)).collect(),
                     agent_rss_bytes: view.agent_rss_bytes,
                     agent_cpu_millis: view.agent_cpu_millis,
-                    missing: progress.missing(&expect, controller),
+                    missing: node.powered().and_then(|_| progress.missing(&expect, controller)),
                 }
             })
             .collect();

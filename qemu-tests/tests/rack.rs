@@ -213,6 +213,25 @@ fn a_bios_machine_gets_address_and_script_once_its_link_is_there() {
 }
 
 #[test]
+fn beside_another_dhcp_server_only_what_to_boot_is_told() {
+    run_test_inside("beside_another_dhcp_server_only_what_to_boot_is_told", || {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "name = \"proxy\"\n[site]\ncontroller = false\ndhcp = \"proxy\"\n\
+                    [[node]]\nname = \"a\"\nboot = \"bios-ipxe\"\nmemory = \"256MiB\"\n\
+                    [[node]]\nname = \"b\"\nboot = \"uefi-pxe\"\nmemory = \"256MiB\"\n";
+        let spec = spec::parse(text, Path::new("proxy.toml")).unwrap();
+        let mut rack = Rack::start(spec, &options(dir.path())).unwrap();
+        rack.power_on().unwrap();
+        for node in ["a", "b"] {
+            rack.node(node).unwrap().wait_text(0, SOON, "Cairn: loading kernel").unwrap();
+        }
+        let other = std::fs::read_to_string(rack.dirs().log("other-dhcp")).unwrap();
+        assert!(other.contains("DHCPACK(lab1)") && !other.contains("bootfile-name  http"), "{other}");
+        rack.stop();
+    });
+}
+
+#[test]
 fn a_rack_outside_its_namespaces_is_refused() {
     let spec =
         spec::parse("name = \"r\"\n[[node]]\nname = \"a\"\nboot = \"usb\"\n", Path::new("r.toml")).unwrap();

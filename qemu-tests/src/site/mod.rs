@@ -1,7 +1,9 @@
 //! The site around the nodes: one link, with dnsmasq and the controller at its first address.
 //!
+//! - [`dhcp`]: dnsmasq, ours and, where the rack has one, the site's own.
 //! - [`files`]: a small HTTP server for boot files where no controller runs, and for seeds.
 
+mod dhcp;
 pub mod files;
 
 use std::net::Ipv4Addr;
@@ -10,13 +12,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use cairn_image::toolbox::Toolbox;
-use cairn_netboot::config::{BIOS_IPXE, UEFI_IPXE, UKI};
-use cairn_netboot::{BootUrls, Dhcp, Netboot, dnsmasq, ipxe};
+use cairn_netboot::ipxe;
 
 use crate::dirs::{self, Dirs, fail};
 use crate::namespace;
 use crate::service::{self, Service};
-use crate::spec::{self, DhcpMode, RackSpec};
+use crate::spec::{DhcpMode, RackSpec};
 use crate::switch::{self, PortConfig, Switch, Vlan, wire};
 use files::FileServer;
 
@@ -84,6 +85,7 @@ pub struct Site {
     /// The services' port of it.
     pub tap: switch::Port,
     dnsmasq: Option<Service>,
+    other_dhcp: Option<Service>,
     setup: Option<Controller>,
     controller: Option<Service>,
     files: FileServer,
@@ -127,10 +129,14 @@ impl Site {
             switch,
             tap,
             dnsmasq: None,
+            other_dhcp: None,
             setup,
             controller: None,
             files,
         };
+        if rack.site.dhcp == DhcpMode::Proxy {
+            site.other_dhcp = Some(site.start_other_dhcp(rack, toolbox)?);
+        }
         site.dnsmasq = Some(site.start_dnsmasq(rack, toolbox)?);
         if site.setup.is_some() {
             site.start_controller()?;
@@ -154,27 +160,6 @@ impl Site {
     #[must_use]
     pub fn www(&self) -> &Path {
         self.files.root()
-    }
-
-    fn start_dnsmasq(&self, rack: &RackSpec, toolbox: &Toolbox) -> Result<Service, Error> {
-        let tftp = self.dirs.work().join("tftp");
-        std::fs::create_dir_all(&tftp).map_err(fail("make", &tftp))?;
-        for file in [BIOS_IPXE, UEFI_IPXE] {
-            let from = toolbox.root().join("usr/lib/ipxe").join(file);
-            std::fs::copy(&from, tftp.join(file)).map_err(fail("copy", &from))?;
-        }
-        let uki = self.image.join(UKI);
-        if uki.exists() {
-            std::fs::copy(&uki, tftp.join(UKI)).map_err(fail("copy", &uki))?;
-        }
-        let conf = dnsmasq::conf(&netboot(rack, self.address, &tftp, &self.dirs))?;
-        let path = self.dirs.work().join("dnsmasq.conf");
-        std::fs::write(&path, conf).map_err(fail("write", &path))?;
-        let mut command = toolbox.enter().bind(self.dirs.work()).die_with_parent().command("dnsmasq");
-        command
-            .args(["--keep-in-foreground", "--log-facility=-"])
-            .arg(format!("--conf-file={}", path.display()));
-        Ok(Service::start("dnsmasq", command, &self.dirs.log("dnsmasq"), "started, version", START)?)
     }
 
     /// Starts the controller and waits until it listens.
@@ -238,7 +223,7 @@ impl Site {
     /// Stops everything in order.
     pub fn stop(&mut self) {
         self.stop_controller();
-        if let Some(mut service) = self.dnsmasq.take() {
+        for mut service in [self.dnsmasq.take(), self.other_dhcp.take()].into_iter().flatten() {
             service.stop();
         }
     }
@@ -248,36 +233,6 @@ impl Drop for Site {
     /// Services first: dnsmasq would complain about a device that is gone.
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-fn netboot(rack: &RackSpec, address: Ipv4Addr, tftp: &Path, dirs: &Dirs) -> Netboot {
-    let dhcp = match rack.site.dhcp {
-        DhcpMode::Full => Dhcp::Full {
-            first: rack.site.subnet.host(100),
-            last: rack.site.subnet.host(199),
-            router: None,
-            lease_seconds: 3600,
-        },
-        DhcpMode::Proxy => Dhcp::Proxy,
-    };
-    Netboot {
-        interface: TAP.to_owned(),
-        server: address,
-        prefix: rack.site.subnet.prefix,
-        dhcp,
-        names: vec![(CONTROLLER_NAME.to_owned(), address)],
-        hosts: Vec::new(),
-        uefi_pxe: match rack.site.uefi_pxe {
-            spec::UefiPxe::Ipxe => cairn_netboot::UefiPxe::Ipxe,
-            spec::UefiPxe::Uki => cairn_netboot::UefiPxe::Uki,
-        },
-        urls: BootUrls::of_boot_service(&format!("http://{address}:{BOOT_PORT}")),
-        tftp_root: tftp.to_owned(),
-        lease_file: dirs.work().join("dnsmasq.leases"),
-        pid_file: None,
-        // It is root of nothing but this namespace, and the toolbox's user table is not the host's.
-        user: "root".to_owned(),
     }
 }
 
