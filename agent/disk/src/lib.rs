@@ -45,6 +45,7 @@ pub mod fat;
 pub mod generation;
 pub mod gpt;
 pub mod installed;
+pub mod layer;
 pub mod layout;
 pub mod loader;
 pub mod mounts;

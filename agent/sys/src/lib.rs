@@ -16,6 +16,7 @@
 //! | [`power`] | reboot, power off |
 //! | [`uevent`] | the kernel's device events |
 //! | [`watchdog`] | the hardware watchdog |
+//! | [`xattr`] | extended attributes of files |
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 // The workspace denies unsafe code; this crate is where it is allowed, each block with its reason.
 #![allow(unsafe_code)]
@@ -31,6 +32,7 @@ pub mod packet;
 pub mod power;
 pub mod uevent;
 pub mod watchdog;
+pub mod xattr;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -49,6 +49,15 @@ pub struct Stored {
     pub dir: PathBuf,
 }
 
+/// What lies in a store.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Generations that can be read, newest installation first.
+    pub stored: Vec<Stored>,
+    /// Ids of those that cannot, and why.
+    pub damaged: Vec<(String, String)>,
+}
+
 fn is_id(name: &str) -> bool {
     name.len() == 16 && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
@@ -119,11 +128,11 @@ impl Store {
         Ok(())
     }
 
-    /// All generations that can be read, newest installation first, and the directories that cannot, with the reason.
+    /// All generations.
     ///
     /// # Errors
     /// [`DiskError::File`] when the store itself cannot be listed.
-    pub fn list(&self) -> Result<(Vec<Stored>, Vec<(String, String)>)> {
+    pub fn list(&self) -> Result<Listing> {
         let (mut stored, mut damaged) = (Vec::new(), Vec::new());
         for id in names(&self.dir)?.into_iter().filter(|name| is_id(name)) {
             match self.get(&id) {
@@ -134,7 +143,7 @@ impl Store {
         stored.sort_by(|a, b| {
             (b.generation.installed, &b.generation.id).cmp(&(a.generation.installed, &a.generation.id))
         });
-        Ok((stored, damaged))
+        Ok(Listing { stored, damaged })
     }
 
     /// One generation.
@@ -215,7 +224,7 @@ impl Store {
     /// # Errors
     /// [`DiskError::File`].
     pub fn collect(&self, keep: &[&str]) -> Result<Vec<String>> {
-        let (stored, damaged) = self.list()?;
+        let Listing { stored, damaged } = self.list()?;
         let newest = |phase: Phase| {
             stored.iter().find(|s| s.status.phase == phase && !keep.contains(&s.generation.id.as_str()))
         };

@@ -37,7 +37,7 @@ impl State {
     }
 
     fn ids(&self) -> Vec<String> {
-        self.store.list().unwrap().0.into_iter().map(|stored| stored.generation.id).collect()
+        self.store.list().unwrap().stored.into_iter().map(|stored| stored.generation.id).collect()
     }
 }
 
@@ -89,7 +89,7 @@ fn what_was_never_finished_is_gone_and_what_is_damaged_is_told() {
     fs::copy(dir.join(&id).join("generation.json"), moved.join("generation.json")).unwrap();
     let store = Store::open(state.dir.path()).unwrap();
     assert!(!dir.join(".new-0000000000000000").exists());
-    let (good, damaged) = store.list().unwrap();
+    let Listing { stored: good, damaged } = store.list().unwrap();
     assert_eq!(good.len(), 1);
     assert_eq!(damaged.len(), 2);
     assert!(damaged.iter().any(|(id, why)| *id == other && why.contains("generation.json")), "{damaged:?}");
