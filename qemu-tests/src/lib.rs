@@ -21,6 +21,7 @@ pub mod service;
 pub mod signals;
 pub mod site;
 pub mod spec;
+pub mod stick;
 pub mod summary;
 pub mod switch;
 pub mod table;

@@ -15,6 +15,7 @@ use crate::qemu::args::{self, Accel, Direct, DiskArgs, Machine, NicArgs};
 use crate::qemu::process::{self, Process};
 use crate::qemu::qmp::{self, Qmp};
 use crate::spec::{Boot, Node as NodeSpec, RackSpec, disk_serial, mac};
+use crate::stick;
 use crate::switch::{Port, PortConfig, Switch, Vlan, wire};
 use crate::tail::{Tail, Timeout};
 
@@ -33,6 +34,9 @@ pub enum Error {
     /// The switch.
     #[error(transparent)]
     Switch(#[from] wire::Error),
+    /// Its USB stick.
+    #[error(transparent)]
+    Stick(#[from] stick::Error),
     /// It is off.
     #[error("{0} is powered off")]
     Off(String),
@@ -129,11 +133,10 @@ impl Node {
             let empty = shared.toolbox.root().join(args::OVMF_VARS.trim_start_matches('/'));
             std::fs::copy(&empty, &nvram).map_err(fail("copy", &empty))?;
         }
+        let path = work.join(format!("{}-stick.img", spec.name));
         let mut stick = None;
         if spec.boot == Boot::Usb {
-            let path = work.join(format!("{}-stick.img", spec.name));
-            let image = shared.image.join("cairn-usb.img");
-            std::fs::copy(&image, &path).map_err(fail("copy", &image))?;
+            stick::bootable(&shared.image.join("cairn-usb.img"), &path)?;
             stick = Some(path);
         }
         let direct = (spec.boot == Boot::Direct).then(|| Direct {
@@ -163,16 +166,33 @@ impl Node {
             console: console.clone(),
         };
         let tail = Tail::follow(&console);
-        Ok(Self {
-            spec,
-            machine,
-            shared: Arc::clone(shared),
-            ports,
-            process: None,
-            tail,
-            powered: None,
-            spent: 0.0,
-        })
+        let seed = spec.seed.clone();
+        let shared = Arc::clone(shared);
+        let mut node = Self { spec, machine, shared, ports, process: None, tail, powered: None, spent: 0.0 };
+        if let Some(seed) = seed {
+            node.put_seed(&seed)?;
+        }
+        Ok(node)
+    }
+
+    /// Puts a signed seed on the node's USB stick; a node that has none gets one that carries nothing else. The node must be off.
+    ///
+    /// # Errors
+    /// When it is on, or the stick cannot be written.
+    pub fn put_seed(&mut self, seed: &Path) -> Result<(), Error> {
+        if self.running() {
+            return Err(Error::On(self.spec.name.clone()));
+        }
+        let stick = match self.machine.stick.clone() {
+            Some(stick) => stick,
+            None => {
+                let path = self.shared.dirs.work().join(format!("{}-stick.img", self.spec.name));
+                stick::empty(&self.shared.toolbox, &path)?;
+                self.machine.stick = Some(path.clone());
+                path
+            }
+        };
+        Ok(stick::put_seed(&self.shared.toolbox, &stick, self.spec.boot == Boot::Usb, seed)?)
     }
 
     /// Its description.

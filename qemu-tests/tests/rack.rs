@@ -135,6 +135,11 @@ fn power_console_and_control_socket_work() {
         let mut rack = Rack::start(spec, &options(dir.path())).unwrap();
         let work = rack.dirs().work();
         let node = rack.node("a").unwrap();
+        let seed = work.join("seed");
+        std::fs::write(&seed, "{\"a seed\": 1}").unwrap();
+        node.put_seed(&seed).unwrap();
+        let stick = std::fs::read(node.machine().stick.clone().unwrap()).unwrap();
+        assert!(stick.windows(11).any(|bytes| bytes == b"{\"a seed\": "), "the seed is not on the stick");
         assert!(node.qmp().is_err(), "a control socket of a machine that is off");
         // A boot sector that says what it is on the serial port, then rests.
         let disk = std::fs::File::options().write(true).open(node.disk(0).unwrap()).unwrap();

@@ -264,9 +264,10 @@ enum Place {
 fn boot_index(machine: &Machine, place: Place) -> String {
     let index = match place {
         Place::Disk => 1,
-        Place::Stick => 2,
+        Place::Stick if machine.boot == Boot::Usb => 2,
         Place::Nic if matches!(machine.boot, Boot::BiosIpxe | Boot::UefiPxe | Boot::UefiHttp) => 3,
-        Place::Nic => return String::new(),
+        // A stick that only carries a seed, or a card that nobody boots from.
+        Place::Stick | Place::Nic => return String::new(),
     };
     // QEMU's own kernel loader comes before any device, and warns about none.
     format!(",bootindex={index}")
