@@ -29,10 +29,10 @@ use crate::want::{self, Want, Wants};
 /// How long a link without carrier keeps its lease: switches and drivers renegotiate within this, and routes must
 /// not lead into a pulled cable for longer.
 const CARRIER_GRACE: Duration = Duration::from_secs(3);
-/// When steps that failed, or that change nothing, are tried again.
+/// When steps that failed, or that changed nothing, are tried again.
 const RETRY: Duration = Duration::from_secs(10);
-/// Walks in a row that plan the same steps before these count as failed.
-const SAME_STEPS: u32 = 4;
+/// Walks for one event: making a bond, its members, its addresses and the sysctls of what was made takes three.
+const WALKS: u32 = 5;
 
 /// What the handle asks for.
 #[derive(Debug)]
@@ -79,8 +79,6 @@ pub(crate) struct Manager {
     inherited: State,
     saved: Option<State>,
     retry: Option<Instant>,
-    last_ops: Vec<Op>,
-    same_ops: u32,
 }
 
 impl Manager {
@@ -99,8 +97,6 @@ impl Manager {
             inherited,
             saved: None,
             retry: None,
-            last_ops: Vec::new(),
-            same_ops: 0,
         }
     }
 
@@ -112,7 +108,6 @@ impl Manager {
                 command = commands.recv() => match command {
                     Some(Command::Apply(netplan, reply)) => {
                         let before = std::mem::replace(&mut self.config.netplan, netplan);
-                        self.same_ops = 0;
                         answer = Some((reply, before));
                     }
                     None => return,
@@ -166,9 +161,22 @@ impl Manager {
         }
     }
 
-    /// One walk.
+    /// Walks until there is nothing to do. The kernel's notices of our own changes carry our own sequence numbers and
+    /// end up as answers to the requests, so each walk that changed something is followed by another.
     pub(crate) async fn refresh(&mut self) -> Result<(), KernelError> {
         self.retry = self.retry.filter(|retry| *retry > Instant::now());
+        for _ in 0..WALKS {
+            if !self.walk().await? {
+                return Ok(());
+            }
+        }
+        tracing::warn!("the kernel does not show what it was told; trying again later");
+        self.retry.get_or_insert(Instant::now() + RETRY);
+        Ok(())
+    }
+
+    /// One walk; tells whether it changed something.
+    async fn walk(&mut self) -> Result<bool, KernelError> {
         let facts = self.kernel.facts().await?;
         let wants = want::wants(self.config.netplan.as_ref(), &facts, &self.config.also);
         self.ports.retain(|index, _| facts.iter().any(|link| link.index == *index));
@@ -195,9 +203,9 @@ impl Manager {
                 ops.extend(planner::release_ops(link, &self.made));
             }
         }
-        self.perform(ops, &facts).await;
+        let changed = self.perform(ops, &facts).await;
         self.publish(&wants, &facts);
-        Ok(())
+        Ok(changed)
     }
 
     /// Starts and stops the link's DHCP client.
@@ -266,21 +274,15 @@ impl Manager {
         })));
     }
 
-    async fn perform(&mut self, ops: Vec<Op>, facts: &[LinkFacts]) {
-        self.same_ops = if !ops.is_empty() && ops == self.last_ops { self.same_ops + 1 } else { 0 };
-        if self.same_ops >= SAME_STEPS {
-            // The kernel takes them and does not show them, or they fail: not in a tight circle.
-            let first = self.retry.is_none();
-            let retry = *self.retry.get_or_insert(Instant::now() + RETRY);
-            if !first && Instant::now() < retry {
-                return;
-            }
-        }
+    /// Runs the steps; tells whether one of them succeeded.
+    async fn perform(&mut self, ops: Vec<Op>, facts: &[LinkFacts]) -> bool {
+        let mut changed = false;
         self.step_problems.clear();
         for op in &ops {
             let done = self.kernel.run(op, facts).await;
             match done {
                 Ok(()) => {
+                    changed = true;
                     tracing::info!("{op}");
                     match op {
                         Op::Make { link, .. } => drop(self.made.insert(link.clone())),
@@ -295,7 +297,7 @@ impl Manager {
                 }
             }
         }
-        self.last_ops = ops;
+        changed
     }
 
     fn publish(&mut self, wants: &Wants, facts: &[LinkFacts]) {

@@ -15,6 +15,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Runs `body` in a network namespace of its own: the test program starts itself there with only this test.
 pub fn isolated(test: &str, body: impl AsyncFnOnce(Lab)) {
     if std::env::var_os(INSIDE).is_some() {
+        // Shown when the test fails.
+        tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_writer(std::io::stderr).init();
         let lab = Lab::new();
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(body(lab));
         return;
@@ -116,6 +118,11 @@ impl Peer {
         let mut args = vec!["-t", &self.pid, "-n", "--"];
         args.extend(words.split(' '));
         run("nsenter", &args)
+    }
+
+    /// A bash script in the namespace.
+    pub fn shell(&self, script: &str) {
+        run("nsenter", &["-t", &self.pid, "-n", "--", "bash", "-c", script]);
     }
 
     /// A dnsmasq on srv0. Its leases are in a file of their own, empty at first.
