@@ -51,6 +51,7 @@ pub mod loader;
 pub mod mounts;
 pub mod parts;
 pub mod record;
+pub mod root;
 pub mod signature;
 pub mod system;
 pub mod tool;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod making;
+mod stacking;
 
 use std::path::{Path, PathBuf};
 
