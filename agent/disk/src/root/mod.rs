@@ -113,8 +113,8 @@ pub fn prepare(plan: &RootPlan) -> Result<NewRoot> {
 /// [`DiskError::File`] while something uses it.
 pub fn dismantle(plan: &RootPlan) -> Result<()> {
     // In the order of the mount table's end, so that what lies on top goes first.
-    let table =
-        fs::read_to_string("/proc/self/mounts").map_err(DiskError::io("read", "/proc/self/mounts"))?;
+    let table = Path::new("/proc/thread-self/mounts");
+    let table = fs::read_to_string(table).map_err(DiskError::io("read", table))?;
     let points: Vec<PathBuf> =
         table.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from).collect();
     for point in points.iter().rev().filter(|point| point.starts_with(&plan.at) || **point == plan.scratch) {
