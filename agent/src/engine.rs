@@ -140,6 +140,12 @@ impl Engine {
         self.step(vec![(Stage::Devices, Said::Started)], Next::Run(Stage::Devices))
     }
 
+    /// Starts the walk at another stage than the first, for the service.
+    pub fn start_at(&mut self, stage: Stage, now: Duration) -> Step {
+        self.enter(stage, now);
+        self.step(vec![(stage, Said::Started)], Next::Run(stage))
+    }
+
     /// Takes the outcome of a try of the current stage. `random` is in 0..1.
     pub fn outcome(&mut self, outcome: Outcome, now: Duration, random: f64) -> Step {
         match outcome {

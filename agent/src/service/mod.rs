@@ -1,10 +1,352 @@
-//! The service of the booted root.
+//! The service of the booted root: keeps the network, tells central how the node is, judges a new generation's health,
+//! and stages the next one beside it.
+
+mod health;
+mod kmsg;
+mod repair;
+mod watchdog;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cairn_protocol::console::Said;
+use cairn_protocol::heartbeat::{NodeState, Severity, Waiting};
+use cairn_protocol::stage::Stage;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+use tracing_subscriber::layer::SubscriberExt as _;
+
+use crate::cli::WorkerOptions;
+use crate::clock;
+use crate::control::Control;
+use crate::engine::{Engine, Next, Outcome, Trouble, time_limit};
+use crate::notify::{Notifier, watchdog_interval};
+use crate::report::read_json;
+use crate::running::{self, Running};
+use crate::stages;
+use crate::worker::context::Context;
+
+/// How often the service looks after itself when nothing calls for it.
+const TURN: Duration = Duration::from_secs(30);
+/// How often health is judged while a generation is on trial.
+const TRIAL_TURN: Duration = Duration::from_secs(5);
+/// Steps of the line to the controller, in order.
+const LINE: [Stage; 5] = [Stage::Network, Stage::Time, Stage::Identity, Stage::Enrol, Stage::Plan];
+/// Steps of an update, after them.
+const UPDATE: [Stage; 3] = [Stage::Plan, Stage::Fetch, Stage::Verify];
 
 /// Runs the service.
 pub fn main(root: PathBuf) -> ExitCode {
-    eprintln!("cairn-agent: the service is not there yet ({})", root.display());
-    ExitCode::FAILURE
+    let paths = crate::paths::Paths::new(&root);
+    crate::pid1::crash::hook_panics(paths.panic());
+    if let Ok(journal) = tracing_journald::layer() {
+        let journal = journal.with_syslog_identifier("cairn-agent".to_owned());
+        let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(journal));
+    }
+    let runtime =
+        match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("cairn-agent: the runtime cannot be built: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
+    let code = runtime.block_on(serve(root));
+    runtime.shutdown_background();
+    code
+}
+
+/// The service's state.
+struct Service {
+    context: Context,
+    running: Option<Running>,
+    health: health::Health,
+    /// The walk to the controller, or an update.
+    walk: Option<Engine>,
+    /// When the walk goes on.
+    due: Instant,
+    updating: bool,
+    failed_before: u64,
+}
+
+async fn serve(root: PathBuf) -> ExitCode {
+    let options = WorkerOptions { root, ..WorkerOptions::default() };
+    let mut context = Context::new(options, Arc::new(Control::of_process()));
+    context.take_over_crashes();
+    let running: Option<Running> = read_json(&context.paths.in_run(running::FILE_NAME));
+    context.clock.raise_floor(stages::last_time(&context.paths.state()));
+    context.spool.attach(&context.paths.state());
+    context.console.say(Stage::Service, Said::Started);
+    tracing::info!(generation = running.as_ref().map(|running| running.id.as_str()), "the service starts");
+    begin(&mut context, running.as_ref());
+    context.find_disk().await;
+
+    let notifier = Notifier::from_env().ok().flatten();
+    if let Some(notifier) = &notifier {
+        let _ = notifier.ready();
+    }
+    let keep_alive = watchdog_interval().map_or(TURN, |interval| interval / 2).min(TURN);
+    let mut hardware = watchdog::Keeper::new(!context.cmdline.watchdog_off);
+    let mut bad_blocks = kmsg::watch();
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return ExitCode::FAILURE;
+    };
+    let mut service = Service {
+        health: health::Health::new(&context, running.as_ref()),
+        context,
+        running,
+        walk: None,
+        due: Instant::now(),
+        updating: false,
+        failed_before: 0,
+    };
+    let mut alive = tokio::time::interval(keep_alive.max(Duration::from_secs(1)));
+    let mut judge = Instant::now();
+    loop {
+        tokio::select! {
+            _ = alive.tick() => {
+                if let Some(notifier) = &notifier {
+                    let _ = notifier.alive();
+                }
+                hardware.turn();
+            }
+            () = tokio::time::sleep_until(judge) => {
+                judge = Instant::now() + if service.health.on_trial() { TRIAL_TURN } else { TURN * 2 };
+                service.judge(notifier.as_ref()).await;
+            }
+            () = tokio::time::sleep_until(service.due) => service.step().await,
+            () = service.context.report.wake.notified() => service.due = Instant::now(),
+            Some(bad) = bad_blocks.recv() => repair::damaged(&mut service.context, &mut service.health, bad).await,
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    if let Some(notifier) = &notifier {
+        let _ = notifier.stopping();
+    }
+    service.context.finish().await;
+    ExitCode::SUCCESS
+}
+
+/// Tells at once what is known: the stage, the generation, its layers.
+fn begin(context: &mut Context, running: Option<&Running>) {
+    let on_trial = running.is_some_and(|running| running.on_trial);
+    let boot = context.cmdline.boot.clone();
+    context.report.change_status(|status| {
+        status.boot_source = boot.unwrap_or_else(|| "disk".to_owned());
+        status.layers = running
+            .iter()
+            .flat_map(|r| &r.layers)
+            .map(|l| (l.name.clone(), l.root_hash.to_string()))
+            .collect();
+    });
+    context.report.change(|facts| {
+        facts.stage = Stage::Service;
+        facts.waiting = None;
+        facts.state = if on_trial { NodeState::Trying } else { NodeState::Degraded };
+        facts.generation = running.map(|running| running.id.clone());
+        facts.assignment_sequence = running.map_or(0, |running| running.sequence);
+        facts.assignment_etag = running.map(|running| running.id.clone()).unwrap_or_default();
+    });
+    context.planned = running.map_or(context.planned, |running| running.plan.timeouts);
+    context.network_plan = running.and_then(|running| running.plan.network.clone());
+}
+
+impl Service {
+    /// One step of the walk: to the controller, or of an update. Failures pause it; nothing ends it.
+    async fn step(&mut self) {
+        let stage = match &self.walk {
+            Some(walk) => walk.stage(),
+            None if self.context.heartbeats.is_none() || self.is_outcast() => {
+                let mut walk = Engine::new(Stage::Plan);
+                let first = if self.context.network.is_none() { LINE[0] } else { LINE[1] };
+                walk.start_at(first, clock::since_boot());
+                self.updating = false;
+                self.walk.insert(walk).stage()
+            }
+            None if self.wants_update() => {
+                let mut walk = Engine::new(Stage::Verify);
+                walk.start_at(UPDATE[0], clock::since_boot());
+                self.updating = true;
+                self.walk.insert(walk).stage()
+            }
+            None => {
+                self.due = Instant::now() + TURN * 2;
+                return;
+            }
+        };
+        let limit = time_limit(stage, self.context.speed());
+        let outcome = match tokio::time::timeout(limit, stages::run(stage, &mut self.context)).await {
+            // Disks are mounted in a booted root.
+            Ok(outcome) => outcome,
+            Err(_) => Outcome::Wait(Trouble::waiting(
+                format!("{stage} took longer than {} s and was broken off", limit.as_secs()),
+                "it is tried again",
+            )),
+        };
+        self.after(stage, outcome).await;
+    }
+
+    async fn after(&mut self, stage: Stage, outcome: Outcome) {
+        let outcome = match outcome {
+            // After the plan an update goes on to fetch: disks are not touched here.
+            Outcome::Done if self.updating && stage == Stage::Plan => Outcome::Jump(Stage::Fetch),
+            other => other,
+        };
+        let Some(walk) = &mut self.walk else { return };
+        let step = walk.outcome(outcome, clock::since_boot(), crate::worker::random());
+        let context = &self.context;
+        for (at, said) in &step.say {
+            // The stages of the boot are over; only what is wrong is worth a line.
+            if matches!(said, Said::Waiting { .. } | Said::Refused { .. }) {
+                context.console.say(*at, said.clone());
+                tracing::warn!(stage = %at, line = ?said, "waiting");
+            }
+        }
+        if let Some((stage, took)) = step.finished {
+            context.report.finished(stage, took);
+        }
+        if let Some(event) = &step.event {
+            let code = event.code.unwrap_or("refused");
+            context.spool.event(&context.clock, stage, Severity::Error, code, &event.reason);
+        }
+        let waiting = step.waiting.as_ref();
+        context.report.change(|facts| {
+            facts.waiting = waiting
+                .map(|trouble| Waiting { reason: trouble.reason.clone(), advice: trouble.advice.clone() });
+        });
+        match step.next {
+            Next::Run(_) => self.due = Instant::now(),
+            Next::Pause(_, pause) => self.due = Instant::now() + pause,
+            Next::End => {
+                self.walk = None;
+                self.due = Instant::now();
+                if self.updating {
+                    self.updating = false;
+                    self.stage_update().await;
+                }
+            }
+        }
+    }
+
+    fn is_outcast(&self) -> bool {
+        let beats = self.context.heartbeats.as_ref();
+        let outcast = beats.is_some_and(|beats| beats.outcast.load(std::sync::atomic::Ordering::Relaxed));
+        let now = self.context.clock.now();
+        let identity = self.context.identity.as_ref();
+        outcast || identity.and_then(|i| i.validity()).is_some_and(|v| stages::renewal_due(v, now))
+    }
+
+    /// Whether central has another assignment than the one that runs, and it was not tried in vain already.
+    fn wants_update(&self) -> bool {
+        let accepted =
+            self.context.assignment.as_ref().map(|accepted| accepted.etag.clone()).unwrap_or_default();
+        let offered = self.context.report.facts().offered_etag;
+        let target = if offered.is_empty() { accepted } else { offered };
+        let runs = self.running.as_ref().map(|running| running.id.clone()).unwrap_or_default();
+        let failed = self.context.report.facts().failed.is_some_and(|failed| failed.id == target);
+        let empty = self
+            .context
+            .assignment
+            .as_ref()
+            .is_some_and(|accepted| accepted.etag == target && accepted.assignment.bundles.is_empty());
+        // While it is on trial itself, one generation at a time.
+        !target.is_empty() && target != runs && !failed && !empty && !self.health.on_trial()
+    }
+
+    /// Writes the fetched generation, and reboots into it.
+    async fn stage_update(&mut self) {
+        let ordered = self.context.reinstall_ordered();
+        if !ordered && let Err(trouble) = stages::stage_generation(&mut self.context).await {
+            self.failed_before += 1;
+            self.context.console.note(Stage::Service, format!("not staged: {}", trouble.reason));
+            self.due = Instant::now() + crate::engine::backoff(6, crate::worker::random());
+            return;
+        }
+        let id = self.context.assignment.as_ref().map(|a| a.etag.clone()).unwrap_or_default();
+        let line = if ordered {
+            "a reinstall was ordered, rebooting".to_owned()
+        } else {
+            format!("generation {id} is staged, rebooting into it")
+        };
+        self.context.tell(Stage::Service, Severity::Info, "reboot", &line);
+        self.reboot().await;
+    }
+
+    async fn reboot(&mut self) {
+        if let Some(beats) = self.context.heartbeats.take() {
+            beats.last().await;
+        }
+        tracing::info!("rebooting");
+        let asked = health::systemctl(&["reboot"]).await;
+        if !asked {
+            self.context.console.note(Stage::Service, "systemctl reboot failed; it is tried again");
+        }
+        self.due = Instant::now() + Duration::from_secs(60);
+    }
+
+    async fn judge(&mut self, notifier: Option<&Notifier>) {
+        use crate::health::Verdict;
+        let verdict = self.health.judge(&self.context, self.running.as_ref()).await;
+        let line = self.health.line();
+        if let Some(notifier) = notifier {
+            let _ = notifier.status(&line);
+        }
+        match verdict {
+            Verdict::Commit if self.health.on_trial() => self.commit().await,
+            Verdict::GiveUp { reason } => self.give_up(&reason).await,
+            Verdict::Persist { reason } => {
+                self.context.console.note(Stage::Service, reason);
+                self.health.extend();
+            }
+            _ => {}
+        }
+    }
+
+    async fn commit(&mut self) {
+        let Some(running) = self.running.clone() else { return };
+        match stages::commit(&mut self.context, &running).await {
+            Ok(()) => {
+                self.health.committed();
+                let line = format!("generation {} passed its health checks", running.id);
+                self.context.spool.event(
+                    &self.context.clock,
+                    Stage::Service,
+                    Severity::Info,
+                    "generation-committed",
+                    &line,
+                );
+                self.context.console.note(Stage::Service, line);
+                self.context.console.say(Stage::Service, Said::Done);
+                self.context.report.finished(Stage::Service, self.health.age());
+                self.context.report.change(|facts| facts.state = NodeState::Ready);
+                if let Some(running) = &mut self.running {
+                    running.on_trial = false;
+                    crate::report::write_json(&self.context.paths.in_run(running::FILE_NAME), running);
+                }
+            }
+            Err(trouble) => {
+                self.context.console.note(Stage::Service, format!("not committed: {}", trouble.reason))
+            }
+        }
+    }
+
+    async fn give_up(&mut self, reason: &str) {
+        let Some(running) = self.running.clone() else { return };
+        self.context.tell(
+            Stage::Service,
+            Severity::Error,
+            "generation-failed",
+            &format!("generation {}: {reason}; the node returns to the last good one", running.id),
+        );
+        if let Err(trouble) = stages::give_up(&mut self.context, &running, reason).await {
+            self.context.console.note(Stage::Service, format!("not given up: {}", trouble.reason));
+            return;
+        }
+        self.reboot().await;
+    }
 }

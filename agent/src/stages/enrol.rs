@@ -4,14 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairn_protocol::enrol::{EnrolAnswer, EnrolRequest};
+use cairn_protocol::enrol::{EnrolAnswer, EnrolRequest, RenewRequest};
 use cairn_protocol::inventory::Inventory;
 use cairn_protocol::stage::Stage;
 
 use crate::engine::{Outcome, Trouble};
 use crate::heartbeat::{Beater, Source};
-use crate::identity::{IdentityError, Member};
+use crate::identity::{Identity, IdentityError, Member};
 use crate::inventory;
+use crate::uplink::Uplink;
 use crate::worker::context::Context;
 
 /// Tries once.
@@ -30,7 +31,11 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
     let boot_source = boot_source(context);
     context.report.change_status(|status| status.boot_source = boot_source);
     let Some(identity) = &mut context.identity else { return again("there is no key yet", Stage::Identity) };
-    let valid = identity.validity().is_some_and(|(from, to)| (from..to).contains(&now));
+    let validity = identity.validity();
+    let valid = validity.is_some_and(|(from, to)| (from..to).contains(&now));
+    if valid && validity.is_some_and(|validity| renewal_due(validity, now)) {
+        renew(identity, &uplink).await;
+    }
     if identity.member.is_none() || !valid {
         let csr = match identity.request() {
             Ok(csr) => csr,
@@ -85,6 +90,21 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
     Outcome::Done
 }
 
+/// Whether two thirds of a certificate's life are over.
+pub(crate) fn renewal_due((from, to): (u64, u64), now: u64) -> bool {
+    now >= from + to.saturating_sub(from) / 3 * 2
+}
+
+/// Asks for the next certificate with the one at hand. A failure is no harm yet: a third of the life is left, and an
+/// expired one is replaced by enrolling again with the same key.
+async fn renew(identity: &mut Identity, uplink: &Uplink) {
+    let (Ok(csr), Ok(credential)) = (identity.request(), identity.credential()) else { return };
+    uplink.use_credential(Some(credential));
+    if let Ok(answer) = uplink.renew(&RenewRequest { csr }).await {
+        let _ = identity.renewed(answer.certificates);
+    }
+}
+
 fn again(reason: &str, from: Stage) -> Outcome {
     Outcome::Wait(Trouble::waiting(reason, "the node tries again by itself").from(from))
 }
@@ -108,7 +128,7 @@ fn inventory(context: &Context) -> Inventory {
         cpu,
         memory_bytes,
         nics: inventory::nics(sys),
-        disks: Vec::new(),
+        disks: context.report.status().inventory.disks,
         firmware: inventory::firmware(sys),
         tpm: inventory::tpm(sys),
     }
@@ -117,4 +137,16 @@ fn inventory(context: &Context) -> Inventory {
 /// How this boot started, as far as it can be told.
 fn boot_source(context: &Context) -> String {
     context.cmdline.boot.clone().unwrap_or_else(|| "unknown".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_renewed_in_their_last_third() {
+        for (now, due) in [(1_000, false), (1_599, false), (1_600, true), (2_000, true)] {
+            assert_eq!(renewal_due((1_000, 1_900), now), due, "{now}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ mod handover;
 mod identity;
 mod installed;
 mod network;
+mod outcome;
 mod plan;
 mod seed;
 mod time;
@@ -20,6 +21,9 @@ use crate::engine::{Outcome, Trouble};
 use crate::uplink::UplinkError;
 use crate::worker::context::Context;
 
+pub(crate) use activate::stage as stage_generation;
+pub(crate) use enrol::renewal_due;
+pub(crate) use outcome::{commit, give_up};
 pub use plan::Accepted;
 pub use time::last_time;
 

@@ -69,10 +69,31 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
     Outcome::Done
 }
 
-/// The document to start with: the seed's, else the last good one of STATE, else none: DHCP on every link.
+/// The document to start with: the plan's, else the seed's, else the last good one of STATE, else none: DHCP on every
+/// link.
 fn document(context: &Context) -> Option<Netplan> {
-    let seed = context.seed.as_ref().and_then(|seed| seed.network.clone());
-    seed.or_else(|| read_json(&context.paths.state().join("network/last-good.json")))
+    let plan = context.assignment.as_ref().and_then(|accepted| accepted.assignment.plan.network.clone());
+    let plan = plan.or_else(|| context.network_plan.clone());
+    let seed = || context.seed.as_ref().and_then(|seed| seed.network.clone());
+    plan.or_else(seed).or_else(|| read_json(&context.paths.state().join(LAST_GOOD)))
+}
+
+/// The last document through which the controller was reached, on STATE.
+const LAST_GOOD: &str = "network/last-good.json";
+
+/// The controller was reached: the document in force is a good one.
+pub(super) fn reached(context: &mut Context) {
+    let in_force = (context.unreached / TURN) % 2 == 0;
+    context.unreached = 0;
+    if let Some(document) = document(context).filter(|_| in_force && context.has_state()) {
+        let file = context.paths.state().join(LAST_GOOD);
+        let known: Option<Netplan> = read_json(&file);
+        if known.as_ref() != Some(&document) {
+            let _ = file.parent().map(fs::create_dir_all);
+            let json = serde_json::to_vec(&document).unwrap_or_default();
+            let _ = crate::durable::write(&file, &json);
+        }
+    }
 }
 
 /// The controller was not reached: counts it, and lets the other document have its turn.

@@ -59,7 +59,7 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
             if let Some(outcome) = believe(context, time) {
                 return outcome;
             }
-            context.unreached = 0;
+            super::network::reached(context);
             context.report.update(|facts| facts.controller = uplink.current());
             context.uplink = Some(uplink);
             keep_time(context);

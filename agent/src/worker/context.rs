@@ -7,6 +7,7 @@ use cairn_disk::generation::Stored;
 use cairn_net::Network;
 use cairn_protocol::heartbeat::Severity;
 use cairn_protocol::ids::Sha256Digest;
+use cairn_protocol::netplan::Netplan;
 use cairn_protocol::plan::Timeouts;
 use cairn_protocol::seed::Seed;
 use cairn_protocol::settings::ImageSettings;
@@ -68,6 +69,8 @@ pub struct Context {
     pub planned: Timeouts,
     /// The running network; `None` in hosted mode.
     pub network: Option<Network>,
+    /// The network document of the running generation's plan.
+    pub network_plan: Option<Netplan>,
     /// Failed tries to reach the controller through the network document in force.
     pub unreached: u32,
     /// The line to the controller.
@@ -113,6 +116,7 @@ impl Context {
             measured: super::measure_speed(),
             planned: Timeouts::Auto,
             network: None,
+            network_plan: None,
             unreached: 0,
             uplink: None,
             identity: None,
@@ -160,6 +164,27 @@ impl Context {
     pub fn tell(&self, stage: Stage, severity: Severity, code: &str, line: &str) {
         self.console.note(stage, format!("[{code}] {line}"));
         self.spool.event(&self.clock, stage, severity, code, line);
+    }
+
+    /// In the booted root: finds the system disk that STATE lies on, for changes of its loaders.
+    pub async fn find_disk(&mut self) {
+        let scratch = self.paths.in_run("scratch");
+        let found = tokio::task::spawn_blocking(move || {
+            cairn_disk::discover::disks(&cairn_disk::discover::Sources::default(), &scratch)
+        })
+        .await
+        .unwrap_or_default();
+        let disks = found.iter().map(|found| found.disk.clone()).collect();
+        self.report.change_status(|status| status.inventory.disks = disks);
+        let ours = cairn_disk::installed::find(&found).ok().flatten();
+        self.disk = ours.and_then(|found| cairn_disk::system::open(found).ok());
+    }
+
+    /// Whether the assignment orders a reinstall that the disk has not seen.
+    pub fn reinstall_ordered(&self) -> bool {
+        let ordered = self.assignment.as_ref().map_or(0, |accepted| accepted.assignment.reinstall);
+        let record = cairn_disk::record::read(&self.paths.state()).ok().flatten();
+        record.is_some_and(|record| record.reinstall < ordered)
     }
 
     /// Whether STATE is mounted.
