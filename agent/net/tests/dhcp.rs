@@ -49,7 +49,7 @@ fn a_lease_brings_the_link_online() {
 
 const RANGE: &str = "--dhcp-range=192.0.2.100,192.0.2.200,255.255.255.0,1h";
 /// Renewal after 1 s, rebinding after 3: dnsmasq gives no lease below two minutes.
-const SHORT: [&str; 3] = [RANGE, "--dhcp-option-force=58,0:0:0:1", "--dhcp-option-force=59,0:0:0:3"];
+const SHORT: [&str; 3] = [RANGE, "--dhcp-option-force=option:T1,1", "--dhcp-option-force=option:T2,3"];
 
 fn lease_address(status: &cairn_net::NetStatus) -> Option<Ipv4Addr> {
     status.links.first()?.lease.as_ref().map(|lease| lease.address)
@@ -177,7 +177,9 @@ fn a_pulled_cable_is_said_and_put_back_works_again() {
 #[test]
 fn an_address_that_another_uses_is_declined() {
     isolated("an_address_that_another_uses_is_declined", async |lab| {
-        let peer = lab.peer("eth0", &["192.0.2.1/24", "192.0.2.100/24"]);
+        let peer = lab.peer("eth0", &["192.0.2.1/24"]);
+        // The other machine: it answers ARP as any that has the address.
+        peer.ip("address add 192.0.2.100/32 dev lo");
         let range = "--dhcp-range=192.0.2.100,192.0.2.101,255.255.255.0,1h";
         let mac = "--dhcp-host=02:00:00:00:00:01,192.0.2.100";
         ip("link set eth0 address 02:00:00:00:00:01");
