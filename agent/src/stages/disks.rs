@@ -17,7 +17,7 @@ use crate::engine::{Outcome, Trouble};
 use crate::worker::context::Context;
 
 /// Modules of the file systems on the system disk.
-const MODULES: [&str; 4] = ["ext4", "vfat", "nls_ascii", "loop"];
+const MODULES: [&str; 5] = ["ext4", "vfat", "nls_cp437", "nls_ascii", "loop"];
 
 /// Tries once.
 pub(super) async fn run(context: &mut Context) -> Outcome {
