@@ -7,7 +7,7 @@ use nix::mount::MsFlags;
 use crate::discover::Found;
 use crate::error::{DiskError, Result};
 use crate::layout::Part;
-use crate::mounts::{PLAIN, attach, detach};
+use crate::mounts::{PLAIN, attach, detach, mounted_at};
 use crate::record::{self, InstallRecord};
 use crate::{parts, system};
 
@@ -29,22 +29,26 @@ pub fn find(found: &[Found]) -> Result<Option<&Found>> {
     }
 }
 
-/// The record on a disk's STATE, which is mounted below `scratch` for a moment: read-only, journal not replayed, so
-/// nothing on the disk changes.
+/// The record on a disk's STATE: where that is mounted, or mounted below `scratch` for a moment, read-only and the journal
+/// not replayed, so that nothing on the disk changes.
 ///
 /// # Errors
 /// [`DiskError`] when it cannot be mounted or has no record.
 pub fn peek(found: &Found, scratch: &Path) -> Result<InstallRecord> {
     let layout = system::layout_of(found)?;
     let part = parts::open(&found.node, Part::State, layout.span(Part::State), true)?;
+    let missing = || DiskError::Unexpected {
+        path: part.path().to_owned(),
+        why: format!("it has no {}", record::FILE_NAME),
+    };
+    if let Some(at) = mounted_at(part.path()) {
+        return record::read(&at)?.ok_or_else(missing);
+    }
     let at = scratch.join(format!("peek-{}", found.disk.name));
     attach(part.path(), &at, "ext4", PLAIN | MsFlags::MS_RDONLY | MsFlags::MS_NOEXEC, "noload")?;
     let record = record::read(&at);
     detach(&at)?;
     // The directory is scratch; leaving it is no harm.
     let _ = std::fs::remove_dir(&at);
-    record?.ok_or_else(|| DiskError::Unexpected {
-        path: part.path().to_owned(),
-        why: format!("it has no {}", record::FILE_NAME),
-    })
+    record?.ok_or_else(missing)
 }
