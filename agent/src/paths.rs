@@ -19,9 +19,10 @@ impl Paths {
         &self.root
     }
 
-    /// `/etc/cairn`: image.json, ca.pin, root.json.
+    /// image.json, ca.pin, root.json: `/etc/cairn` in the initramfs, `/run/cairn/trust` in the booted root.
     pub fn trust(&self) -> PathBuf {
-        self.root.join("etc/cairn")
+        let carried = self.in_run("trust");
+        if carried.join("image.json").exists() { carried } else { self.root.join("etc/cairn") }
     }
 
     /// `/run/cairn`: everything that lives for one boot.

@@ -63,6 +63,19 @@ pub fn layers(release: &Release) -> Vec<RunningLayer> {
     layers.into_iter().map(|(_, layer)| layer).collect()
 }
 
+/// A plan that says nothing.
+pub fn no_plan() -> NodePlan {
+    use cairn_protocol::plan::{HealthPlan, HeartbeatPlan, Timeouts};
+    NodePlan {
+        roles: Vec::new(),
+        network: None,
+        disks: None,
+        heartbeat: HeartbeatPlan::default(),
+        health: HealthPlan::default(),
+        timeouts: Timeouts::Auto,
+    }
+}
+
 /// The version of the UKI that a release brings; `running` where it brings none.
 pub fn uki_of(release: &Release, running: &str) -> String {
     let components = release.bundles.iter().flat_map(|bundle| &bundle.manifest.components);

@@ -261,16 +261,13 @@ impl Pid1 {
         self.stop_worker();
         self.watchdog.hand_over();
         self.console.say(Stage::Handover, Said::Note(format!("the root is {root}, starting {init}")));
-        let error = leave::switch_root(root, init);
+        let new = cairn_disk::root::NewRoot { path: root.into() };
+        let Err(error) = cairn_disk::root::switch(&new, std::path::Path::new(init), &[]);
         let line = format!("the root could not be switched: {error}");
         self.console.note(Stage::Handover, line.clone());
-        let now = clock::since_boot();
         crash::Crash { stage: Stage::Handover, line }.keep(&self.paths.crashes());
-        // What was moved is in the new root now; only a reboot leads back to a known state.
-        if error.half_done {
-            self.reboot("the root could not be switched", cairn_sys::power::Next::Reboot);
-        }
-        self.supervisor.ended(now);
+        // Mounts may have been moved already; only a reboot leads back to a known state.
+        self.reboot("the root could not be switched", cairn_sys::power::Next::Reboot);
     }
 }
 

@@ -93,6 +93,13 @@ impl Health {
             published.state = state;
             published.health.clone_from(&self.checks);
         });
+        if state == NodeState::Ready || verdict == Verdict::Commit {
+            // This boot has proven itself.
+            let boots = context.paths.state().join(crate::stages::BOOTS);
+            if boots.exists() {
+                let _ = fs::remove_file(boots);
+            }
+        }
         if self.on_trial { verdict } else { Verdict::Wait }
     }
 }
@@ -127,15 +134,18 @@ fn space(path: &Path) -> (u64, u64) {
 }
 
 /// Whether the root lies on dm-verity devices alone: it is, or every lower layer of its overlay is, a device-mapper
-/// device whose id says verity (dm-ioctl.h; cryptsetup's and our ids begin with `CRYPT-VERITY-`).
+/// device with a verity target that has seen no damage.
 fn root_is_verity() -> bool {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let devices = layer_devices(&table);
-    !devices.is_empty()
-        && devices.iter().all(|device| {
-            fs::read_to_string(format!("/sys/dev/block/{device}/dm/uuid"))
-                .is_ok_and(|uuid| uuid.starts_with("CRYPT-VERITY-"))
-        })
+    let Ok(control) = cairn_sys::dm::Control::open() else { return false };
+    let verity = |device: &String| {
+        let name = fs::read_to_string(format!("/sys/dev/block/{device}/dm/name")).unwrap_or_default();
+        control
+            .status(name.trim())
+            .is_ok_and(|targets| !targets.is_empty() && targets.iter().all(|target| target.kind == "verity"))
+    };
+    !devices.is_empty() && devices.iter().all(verity)
 }
 
 /// The block devices (`major:minor`) of the erofs mounts of a mount table (proc(5), mountinfo), and of a root that is

@@ -1,57 +1,55 @@
 //! The kernel's log, watched for damaged layers from the start of the boot on.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 
-use nix::fcntl::OFlag;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use crate::verity_watch::{BadBlock, parse_record};
 
 /// A record of /dev/kmsg has at most this many bytes (kernel: PRINTKRB_RECORD_MAX with its escapes).
 const RECORD: usize = 8192;
+/// Damaged blocks remembered, so that each is told once.
+const SEEN: usize = 10_000;
+/// The watching thread's stack: it keeps one record.
+const STACK: usize = 64 << 10;
 
-/// Starts to watch; each damaged block is told once. Without a kernel log the channel stays silent.
-pub(super) fn watch() -> mpsc::Receiver<BadBlock> {
+/// Starts to watch on a thread of its own, which sleeps in read(2). Without a kernel log the channel stays silent.
+pub(super) fn watch() -> (mpsc::Sender<BadBlock>, mpsc::Receiver<BadBlock>) {
     let (sender, receiver) = mpsc::channel(64);
-    tokio::spawn(async move {
-        if let Err(error) = follow(&sender).await {
-            tracing::warn!(%error, "the kernel's log is not watched");
+    let theirs = sender.clone();
+    let thread = std::thread::Builder::new().name("kmsg".to_owned()).stack_size(STACK);
+    let started = thread.spawn(move || {
+        if let Err(error) = follow(&theirs) {
+            tracing::warn!(%error, "the kernel's log is not watched any more");
         }
-        // The receiver must not see an end: select would turn without a pause.
-        std::future::pending::<()>().await;
-        drop(sender);
     });
-    receiver
+    if let Err(error) = started {
+        tracing::warn!(%error, "the kernel's log is not watched");
+    }
+    // The caller keeps a sender, so that the receiver never sees an end.
+    (sender, receiver)
 }
 
-async fn follow(sender: &mpsc::Sender<BadBlock>) -> std::io::Result<()> {
-    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open("/dev/kmsg")?;
-    let file = AsyncFd::register_with_interest(file, Interest::READABLE)?;
+fn follow(sender: &mpsc::Sender<BadBlock>) -> std::io::Result<()> {
+    let mut file = File::open("/dev/kmsg")?;
     let mut seen = std::collections::HashSet::new();
     let mut buffer = vec![0; RECORD];
     loop {
-        let mut ready = file.readable().await?;
-        let read = ready.try_io(|file: &AsyncFd<File>| {
-            let mut file: &File = file.get_ref();
-            file.read(&mut buffer)
-        });
-        match read {
-            Ok(Ok(length)) => {
+        match file.read(&mut buffer) {
+            Ok(length) => {
                 if let Some(bad) = parse_record(&buffer[..length])
-                    && seen.len() < 100_000
+                    && seen.len() < SEEN
                     && seen.insert(bad)
+                    && sender.blocking_send(bad).is_err()
                 {
-                    let _ = sender.try_send(bad);
+                    return Ok(());
                 }
             }
             // EPIPE: records were overwritten before they were read; the next read goes on.
-            Ok(Err(error)) if error.raw_os_error() == Some(nix::errno::Errno::EPIPE as i32) => {}
-            Ok(Err(error)) => return Err(error),
-            Err(_would_block) => {}
+            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EPIPE as i32) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }

@@ -89,7 +89,7 @@ async fn serve(root: PathBuf) -> ExitCode {
     }
     let keep_alive = watchdog_interval().map_or(TURN, |interval| interval / 2).min(TURN);
     let mut hardware = watchdog::Keeper::new(!context.cmdline.watchdog_off);
-    let mut bad_blocks = kmsg::watch();
+    let (_keep, mut bad_blocks) = kmsg::watch();
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {

@@ -23,6 +23,7 @@ use crate::worker::context::Context;
 
 pub(crate) use activate::stage as stage_generation;
 pub(crate) use enrol::renewal_due;
+pub(crate) use handover::BOOTS;
 pub(crate) use outcome::{commit, give_up};
 pub use plan::Accepted;
 pub use time::last_time;

@@ -22,6 +22,10 @@ pub fn last_time(dir: &Path) -> u64 {
 
 /// Keeps the trusted time: the floor of the next boot.
 pub(crate) fn keep_time(context: &Context) {
+    // A machine's own clock may be years ahead: nothing below it would be believed ever after.
+    if !context.clock.is_trusted() {
+        return;
+    }
     let now = context.clock.now().to_string();
     let _ = crate::durable::write(&context.paths.in_run("time.json"), now.as_bytes());
     if context.has_state() {
