@@ -366,7 +366,8 @@ impl Machine {
     pub fn probed(&mut self, now: Duration, conflict: bool) -> Vec<Action> {
         let State::Probing(lease) = self.state.clone() else { return Vec::new() };
         if !conflict {
-            return self.bind(lease);
+            // A lease of seconds may have run out while it was probed for.
+            return if lease.is_valid(now) { self.bind(lease) } else { self.discover(now) };
         }
         let mut message = self.message(Kind::Decline, now);
         (message.requested, message.server) = (Some(lease.address), Some(lease.server));

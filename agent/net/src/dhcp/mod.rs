@@ -11,3 +11,6 @@ pub mod message;
 pub mod names;
 
 pub use lease::{Lease, Route4};
+
+#[cfg(test)]
+mod tests;
