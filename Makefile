@@ -36,7 +36,7 @@ setup: ## Install what this host lacks (apt; root or sudo)
 
 # Overridable: make image KERNEL=cloud TRUST=dir VERSION=1.2.3 IMAGE_OUT=dir IMAGE_FLAGS="--cmdline-extra no_timer_check"
 KERNEL ?= generic
-VERSION ?= 0.1.0
+VERSION ?= $(if $(TRUST),,0.1.0)
 TRUST ?=
 IMAGE_OUT ?= target/image
 IMAGE_FLAGS ?=
@@ -52,7 +52,7 @@ agent: ## Build the static agent binary
 
 .PHONY: image
 image: agent ## Build kernel, initramfs, UKI, USB image, SBOM into target/image
-	$(CARGO) run --quiet -p cairn-image -- build --kernel $(KERNEL) --agent $(AGENT) --version $(VERSION) \
+	$(CARGO) run --quiet -p cairn-image -- build --kernel $(KERNEL) --agent $(AGENT) $(if $(VERSION),--version $(VERSION)) \
 	  $(if $(TRUST),--trust $(TRUST)) --out $(IMAGE_OUT) $(IMAGE_FLAGS)
 
 ##@ Lab

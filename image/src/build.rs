@@ -44,8 +44,8 @@ pub struct Options {
     pub firmware: Vec<String>,
     /// Modules beyond [`drivers::GROUPS`].
     pub modules: Vec<String>,
-    /// Keep modules as `.ko.xz`.
-    pub keep_xz: bool,
+    /// Store modules decompressed, not as Debian's `.ko.xz`.
+    pub plain_modules: bool,
     /// Where `Cargo.toml` and `Cargo.lock` of the agent are, for the SBOM; `None`: no crates in it.
     pub workspace: Option<PathBuf>,
 }
@@ -201,7 +201,7 @@ fn base(
     let mut wanted: Vec<&str> = drivers::names().collect();
     wanted.extend(options.modules.iter().map(String::as_str));
     progress(&format!("image: kernel {}, choosing modules", kernel.release));
-    let modules = initramfs::add_modules(&mut tree, toolbox, kernel, &wanted, options.keep_xz)?;
+    let modules = initramfs::add_modules(&mut tree, toolbox, kernel, &wanted, options.plain_modules)?;
     let firmware =
         firmware::add_firmware(&mut tree, toolbox, &options.firmware, &modules.firmware, progress)?;
     progress("image: file system tools and loader pieces");

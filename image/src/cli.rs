@@ -59,9 +59,9 @@ struct BuildArguments {
     /// Kernel modules beyond the driver table (repeat).
     #[arg(long, value_name = "NAME")]
     module: Vec<String>,
-    /// Keep modules as Debian's .ko.xz: less memory while the image runs, a larger image, slower loading.
+    /// Store modules decompressed: same size, more memory and time at boot; for agents that cannot load .ko.xz.
     #[arg(long)]
-    keep_xz: bool,
+    plain_modules: bool,
     /// Directory of the agent's Cargo.toml and Cargo.lock, for the SBOM.
     #[arg(long, value_name = "DIR", default_value = ".")]
     workspace: PathBuf,
@@ -87,7 +87,7 @@ impl BuildArguments {
             version: self.image_version,
             firmware,
             modules: self.module,
-            keep_xz: self.keep_xz,
+            plain_modules: self.plain_modules,
             workspace: (!self.no_crates).then_some(self.workspace),
         }
     }

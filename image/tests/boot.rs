@@ -76,7 +76,7 @@ fn image() -> &'static Image {
             version: Some("1.2.3".into()),
             firmware: vec![],
             modules: vec![],
-            keep_xz: false,
+            plain_modules: false,
             workspace: Some(workspace()),
         };
         let built = build::build(&options, &|line| eprintln!("{line}")).unwrap();

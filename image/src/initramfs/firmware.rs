@@ -8,8 +8,7 @@ use crate::error::{self, Error};
 use crate::toolbox::Toolbox;
 
 /// Packages with the firmware of the drivers in [`crate::drivers`]; what `--firmware all` means.
-pub const PACKAGES: &[&str] =
-    &["firmware-bnx2x", "firmware-intel-misc", "firmware-misc-nonfree", "firmware-realtek"];
+pub const PACKAGES: &[&str] = &["firmware-intel-misc", "firmware-misc-nonfree", "firmware-realtek"];
 
 /// What was added.
 #[derive(Debug, Default)]

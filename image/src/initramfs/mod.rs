@@ -47,7 +47,8 @@ pub struct Modules {
 
 /// Adds the modules, with everything they need and the indexes for loading on demand, under `lib/modules/<release>`.
 ///
-/// The files are stored plain: see docs/image.md for what `.ko.xz` would cost.
+/// The files stay `.ko.xz`, which Debian's kernels decompress themselves; docs/image.md says why. `plain_files`:
+/// decompressed.
 ///
 /// # Errors
 /// When the kernel package is not laid out as expected or a program fails.
@@ -56,7 +57,7 @@ pub fn add_modules(
     toolbox: &Toolbox,
     kernel: &Kernel,
     wanted: &[&str],
-    keep_xz: bool,
+    plain_files: bool,
 ) -> Result<Modules, Error> {
     let dir = kernel.modules();
     let text = |name: &str| {
@@ -72,11 +73,12 @@ pub fn add_modules(
     selection.absent.retain(|name| !builtin_names.contains(name));
 
     let base = format!("usr/lib/modules/{}", kernel.release);
-    let rename = |path: &str| if keep_xz { path.to_owned() } else { path.trim_end_matches(".xz").to_owned() };
+    let rename =
+        |path: &str| if plain_files { path.trim_end_matches(".xz").to_owned() } else { path.to_owned() };
     let plain = unpack(toolbox, &dir, &selection)?;
     let mut bytes = 0;
     for path in &selection.paths {
-        let from = if keep_xz { dir.join(path) } else { plain.path().join(rename(path)) };
+        let from = if plain_files { plain.path().join(rename(path)) } else { dir.join(path) };
         let content = fs::read(&from).map_err(error::file("read", &from))?;
         bytes += content.len() as u64;
         tree.file(&format!("{base}/{}", rename(path)), 0o644, content)?;
