@@ -207,4 +207,11 @@ fn a_disk_is_made_damaged_booted_and_falls_back() {
         assert!(serial.contains("vm: 1.0 has None") && serial.contains("vm: 2.0 has Some(0)"), "{serial}");
         assert!(serial.contains(&format!("vm: second stage, boot {boots} of this disk")), "{serial}");
     }
+    // A grubenv that cannot be read: GRUB starts what it finds.
+    let esp = format!("{}@@2M", machine.path("system.img"));
+    fs::write(machine.path("zeros"), [0; 1024]).unwrap();
+    machine.run(&["mcopy", "-o", "-i", &esp, &machine.path("zeros"), "::/cairn/grubenv"]);
+    let serial = machine.boot("-machine pc", None);
+    assert_eq!(started(&serial), ["1.0"], "{serial}");
+    assert!(serial.contains("vm: second stage, boot 3 of this disk"), "{serial}");
 }
