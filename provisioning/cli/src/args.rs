@@ -14,7 +14,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by the controller, 4 cont
 
 /// Cairn's command for operators and release engineers.
 #[derive(Debug, Parser)]
-#[command(name = "cairnctl", version, about, after_help = EXIT_CODES, propagate_version = true)]
+#[command(name = "cairnctl", version, about, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -208,8 +208,8 @@ pub(crate) struct BundleBuild {
     #[arg(long, value_name = "FILE")]
     pub(crate) uki: Option<PathBuf>,
     /// The bundle's version [default: the recipe's]
-    #[arg(long = "bundle-version", value_name = "VERSION")]
-    pub(crate) version: Option<String>,
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) bundle_version: Option<String>,
     /// Take this erofs image for the layer, and build none
     #[arg(long, value_name = "FILE")]
     pub(crate) layer: Option<PathBuf>,

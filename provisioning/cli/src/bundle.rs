@@ -86,7 +86,7 @@ fn build(options: &BundleBuild, out: &Output) -> Result<(), Error> {
     });
     components.push(component);
     views.push(view);
-    let bundle_version = options.version.clone().unwrap_or(recipe.bundle.version);
+    let bundle_version = options.bundle_version.clone().unwrap_or(recipe.bundle.version);
     let manifest = Manifest { version: 1, kind, name, bundle_version, components };
     let text = manifest.to_bytes();
     // What a node would refuse is not written.
