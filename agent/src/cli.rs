@@ -16,6 +16,8 @@ cairn-agent: Cairn's Edge Agent
       --hosted         no machine of its own: no modules, network, clock or disks; lines on standard output
       --serial TEXT    hosted: the chassis serial
       --disk PATH      hosted: a disk image or block device, repeatable
+      --seed FILE      a seed file, in place of the one on a stick
+      --rate BYTES     fetch at most so many bytes per second
       --until STAGE    stop after this stage
       --clock SECONDS  hosted: the machine's clock starts here, seconds since 1970
   cairn-agent --version
@@ -34,6 +36,10 @@ pub struct WorkerOptions {
     pub serial: Option<String>,
     /// Hosted: disks.
     pub disks: Vec<PathBuf>,
+    /// A seed file.
+    pub seed: Option<PathBuf>,
+    /// Bytes per second at most.
+    pub rate: Option<u64>,
     /// Stop after this stage.
     pub until: Stage,
     /// Hosted: the machine's clock.
@@ -47,6 +53,8 @@ impl Default for WorkerOptions {
             hosted: false,
             serial: None,
             disks: Vec::new(),
+            seed: None,
+            rate: None,
             until: Stage::Handover,
             clock: None,
         }
@@ -93,6 +101,8 @@ pub fn parse(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Comma
             Long("hosted") => options.hosted = true,
             Long("serial") => options.serial = Some(parser.value().map_err(text)?.string().map_err(text)?),
             Long("disk") => options.disks.push(parser.value().map_err(text)?.into()),
+            Long("seed") => options.seed = Some(parser.value().map_err(text)?.into()),
+            Long("rate") => options.rate = Some(parser.value().map_err(text)?.parse().map_err(text)?),
             Long("clock") => options.clock = Some(parser.value().map_err(text)?.parse().map_err(text)?),
             Long("until") => {
                 let name = parser.value().map_err(text)?.string().map_err(text)?;
@@ -154,12 +164,16 @@ mod tests {
     fn commands() {
         assert_eq!(of("worker"), Ok(Command::Worker(WorkerOptions::default())));
         assert_eq!(
-            of("worker --root /t --hosted --serial S1 --disk /d --until verify --clock 12"),
+            of(
+                "worker --root /t --hosted --serial S1 --disk /d --until verify --clock 12 --seed /s --rate 9"
+            ),
             Ok(Command::Worker(WorkerOptions {
                 root: "/t".into(),
                 hosted: true,
                 serial: Some("S1".to_owned()),
                 disks: vec!["/d".into()],
+                seed: Some("/s".into()),
+                rate: Some(9),
                 until: Stage::Verify,
                 clock: Some(12),
             }))

@@ -45,7 +45,7 @@ async fn fetch(context: &mut Context) -> Result<(), Trouble> {
     let total: u64 = components.iter().map(|component| component.length).sum();
     context.release = Some(release);
     let places = Places::new(context.paths.data());
-    let mut pace = Pace::new(context.cmdline.rate);
+    let mut pace = Pace::new(context.options.rate.or(context.cmdline.rate));
     let before = AtomicU64::new(0);
     let told = Arc::new(std::sync::Mutex::new(crate::clock::since_boot()));
     for component in &components {

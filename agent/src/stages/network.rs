@@ -20,6 +20,7 @@ pub(super) const TURN: u32 = 3;
 
 /// Tries once.
 pub(super) async fn run(context: &mut Context) -> Outcome {
+    super::seed::from_disks(context).await;
     if context.options.hosted {
         return Outcome::Done;
     }

@@ -1,9 +1,14 @@
 //! The signed seed: taken from a stick, the ESP or an URL; believed only when it hangs on the image's pin.
 
+use std::fs;
+use std::io::Read as _;
+use std::path::Path;
+
 use cairn_protocol::heartbeat::Severity;
 use cairn_protocol::limits;
 use cairn_protocol::seed;
 use cairn_protocol::stage::Stage;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::uplink;
 use crate::worker::context::Context;
@@ -25,6 +30,76 @@ pub(super) fn take(context: &mut Context, bytes: &[u8], place: &str) {
             context.spool.event(&context.clock, Stage::Network, Severity::Error, "seed-forged", &line);
         }
     }
+}
+
+/// Looks for a seed once: the file of a flag, else `cairn-seed.json` on a stick or an ESP.
+pub(super) async fn from_disks(context: &mut Context) {
+    if context.seed.is_some() || std::mem::replace(&mut context.seed_looked_for, true) {
+        return;
+    }
+    if let Some(file) = context.options.seed.clone() {
+        if let Some(bytes) = read(&file) {
+            take(context, &bytes, &file.display().to_string());
+        }
+        return;
+    }
+    if context.options.hosted {
+        return;
+    }
+    if let Some(modules) = &mut context.modules {
+        for name in ["vfat", "nls_cp437", "nls_ascii", "nls_iso8859-1"] {
+            modules.request(name);
+        }
+    }
+    let scratch = context.paths.in_run("scratch/seed");
+    let found = super::blocking(move || on_partitions(&scratch)).await.unwrap_or_default();
+    for (place, bytes) in found {
+        take(context, &bytes, &place);
+        if context.seed.is_some() {
+            return;
+        }
+    }
+}
+
+/// Seed files on vfat file systems of any disk, mounted read-only for a moment each.
+fn on_partitions(scratch: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    let _ = fs::create_dir_all(scratch);
+    for entry in fs::read_dir("/sys/class/block").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let device = Path::new("/dev").join(&name);
+        if NOT_STICKS.iter().any(|kind| name.starts_with(kind)) || !is_fat(&device) {
+            continue;
+        }
+        let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+        if mount(Some(&device), scratch, Some("vfat"), flags, None::<&str>).is_err() {
+            continue;
+        }
+        let file = scratch.join(seed::FILE_NAME);
+        if let Some(bytes) = read(&file) {
+            found.push((name, bytes));
+        }
+        let _ = umount2(scratch, MntFlags::MNT_DETACH);
+    }
+    found
+}
+
+/// A seed's bytes; too long a file comes as one byte more than allowed, so that it is refused, not passed over.
+fn read(file: &Path) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = fs::File::open(file).ok()?;
+    file.take(limits::SEED_BYTES as u64 + 1).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// Block devices that carry no stick's file system.
+const NOT_STICKS: [&str; 7] = ["loop", "ram", "zram", "dm-", "md", "sr", "fd"];
+
+/// Whether a device begins as FAT does (Microsoft, FAT specification 1.03: the signature and the type's name).
+fn is_fat(device: &Path) -> bool {
+    let mut sector = [0; 512];
+    let read = fs::File::open(device).and_then(|mut file| file.read_exact(&mut sector));
+    read.is_ok() && sector[510..] == [0x55, 0xaa] && (&sector[54..57] == b"FAT" || &sector[82..85] == b"FAT")
 }
 
 /// Fetches the seed that the kernel's command line names, over plain HTTP: its signature is what counts.

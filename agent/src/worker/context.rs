@@ -63,6 +63,8 @@ pub struct Context {
     pub modules: Option<Modules>,
     /// The signed seed, where one was found.
     pub seed: Option<Seed>,
+    /// Whether disks were looked through for a seed.
+    pub seed_looked_for: bool,
     /// The measured speed.
     pub measured: Timeouts,
     /// The plan's word about speed.
@@ -113,6 +115,7 @@ impl Context {
             control,
             modules: (!hosted).then(Modules::of_running_kernel),
             seed: None,
+            seed_looked_for: false,
             measured: super::measure_speed(),
             planned: Timeouts::Auto,
             network: None,
