@@ -75,3 +75,6 @@ fn bus_path(sysfs: &Path, device: &Path) -> String {
     }
     String::new()
 }
+
+#[cfg(test)]
+mod tests;

@@ -223,3 +223,6 @@ pub fn release_ops(facts: &LinkFacts, ours: &BTreeSet<String>) -> Vec<Op> {
 fn is_ours(address: &AddressFact) -> bool {
     address.cidr.is_ipv4() || (address.global && !address.automatic)
 }
+
+#[cfg(test)]
+mod tests;

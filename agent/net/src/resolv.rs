@@ -64,3 +64,54 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     file.write_all(bytes)?;
     std::fs::rename(&temporary, path)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn each_once_in_order_and_no_more_than_are_read() {
+        let ip = |last| IpAddr::from([192, 0, 2, last]);
+        let text = render(
+            [ip(1), ip(1), IpAddr::from([0; 4]), IpAddr::from([224, 0, 0, 1]), ip(2), ip(3), ip(4)],
+            ["Lab.Example.", "lab.example", "evil\nnameserver 6.6.6.6", "b", "c", "d", "e", "f", "g"],
+        );
+        assert_eq!(
+            text,
+            "# Written by cairn-agent; changes are lost.\nsearch lab.example b c d e f\n\
+             nameserver 192.0.2.1\nnameserver 192.0.2.2\nnameserver 192.0.2.3\n"
+        );
+    }
+
+    #[test]
+    fn the_file_is_replaced_whole_and_only_when_it_differs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run/cairn/resolv.conf");
+        write(&path, "a\n").unwrap();
+        let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap());
+        let before = inode(&path);
+        write(&path, "a\n").unwrap();
+        assert_eq!(inode(&path), before);
+        write(&path, "b\n").unwrap();
+        assert_ne!(inode(&path), before);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "b\n");
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_but_known_lines(
+            servers in proptest::collection::vec(any::<IpAddr>(), 0..6),
+            search in proptest::collection::vec(".{0,40}", 0..9),
+        ) {
+            let text = render(servers, search.iter().map(String::as_str));
+            for line in text.lines() {
+                let known = line.starts_with("# ") || line.starts_with("search ")
+                    || line.strip_prefix("nameserver ").is_some_and(|ip| ip.parse::<IpAddr>().is_ok());
+                prop_assert!(known && line.is_ascii() && line.len() < 2048, "{:?}", line);
+            }
+        }
+    }
+}

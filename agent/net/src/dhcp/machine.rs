@@ -345,6 +345,10 @@ impl Machine {
 
     fn granted(&mut self, now: Duration, mut lease: Lease) -> Vec<Action> {
         lease.acquired_millis = self.asked.as_millis() as u64;
+        // It runs from the request; an answer that took longer than that is none.
+        if !lease.is_valid(now) {
+            return Vec::new();
+        }
         self.refused = 0;
         if self.settings.probe && !self.configured {
             let address = lease.address;
