@@ -216,16 +216,23 @@ pub fn refusal_of(error: &std::io::Error) -> Option<(&'static str, String)> {
     let inner = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     match inner {
         rustls::Error::AlertReceived(
-            AlertDescription::UnknownCA
-            | AlertDescription::BadCertificate
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::AccessDenied
-            | AlertDescription::UnsupportedCertificate,
+            // The agent's own verifier; webpki: another issuer; another key of the same name.
+            AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::DecryptError
+            | AlertDescription::AccessDenied,
         ) => Some((
             "ca-pin",
             format!(
                 "the peer does not take this controller's CA ({inner}): its image pins another one; \
                  build its image with this controller's trust (cairnctl trust export)"
+            ),
+        )),
+        rustls::Error::AlertReceived(AlertDescription::BadCertificate) => Some((
+            "server-name",
+            format!(
+                "the peer calls this controller by a name that its certificate does not have ({inner}): \
+                 use a name given to cairn-controller init"
             ),
         )),
         rustls::Error::AlertReceived(AlertDescription::CertificateExpired) => Some((

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::BodyDataStream;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
@@ -16,6 +16,11 @@ use super::problem::Failure;
 /// A peer that sends nothing for this long in the middle of a body is gone.
 const IDLE: Duration = Duration::from_secs(30);
 
+/// Bytes of a body that is too long that are thrown away before the answer; several times what honest peers get wrong.
+const DRAIN: usize = 8 << 20;
+/// How long more of them are waited for.
+const DRAIN_IDLE: Duration = Duration::from_secs(2);
+
 /// A request body of at most `MAX` bytes.
 #[derive(Debug)]
 pub struct Limited<const MAX: usize>(pub Bytes);
@@ -27,10 +32,12 @@ impl<const MAX: usize, S: Send + Sync> FromRequest<S> for Limited<MAX> {
             .headers()
             .get(header::CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let mut stream = request.into_body().into_data_stream();
         if announced.is_some_and(|length| length > MAX as u64) {
+            drain(&mut stream).await;
             return Err(too_long(MAX));
         }
-        read(request.into_body(), MAX).await.map(Self)
+        read(&mut stream, MAX).await.map(Self)
     }
 }
 
@@ -42,14 +49,26 @@ fn too_long(max: usize) -> Failure {
     )
 }
 
-async fn read(body: Body, max: usize) -> Result<Bytes, Failure> {
-    let mut stream = body.into_data_stream();
+/// Throws away a little of what still comes: a peer that is still sending when its connection is closed never sees why.
+async fn drain(stream: &mut BodyDataStream) {
+    let mut left = DRAIN;
+    while left > 0
+        && let Ok(Some(Ok(piece))) = tokio::time::timeout(DRAIN_IDLE, stream.next()).await
+    {
+        left = left.saturating_sub(piece.len());
+    }
+}
+
+async fn read(stream: &mut BodyDataStream, max: usize) -> Result<Bytes, Failure> {
     let mut bytes = BytesMut::new();
     loop {
         match tokio::time::timeout(IDLE, stream.next()).await {
             Ok(None) => return Ok(bytes.freeze()),
             Ok(Some(Ok(piece))) if bytes.len() + piece.len() <= max => bytes.extend_from_slice(&piece),
-            Ok(Some(Ok(_))) => return Err(too_long(max)),
+            Ok(Some(Ok(_))) => {
+                drain(stream).await;
+                return Err(too_long(max));
+            }
             Ok(Some(Err(_))) => return Err(Failure::bad("cut", "the request's body was cut short")),
             Err(_) => {
                 return Err(Failure::new(

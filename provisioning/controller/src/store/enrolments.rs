@@ -145,7 +145,8 @@ fn bind(
     }
     tx.prepare_cached(
         "UPDATE nodes SET key = ?3, serial = ?4, inventory = coalesce(inventory, ?5),
-             enrolled = CASE WHEN key IS ?3 THEN enrolled ELSE ?6 END
+             enrolled = CASE WHEN key IS ?3 THEN enrolled ELSE ?6 END,
+             boot_id = CASE WHEN key IS ?3 THEN boot_id END
          WHERE site = ?1 AND node = ?2",
     )?
     .execute(params![

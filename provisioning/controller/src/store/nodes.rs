@@ -196,8 +196,7 @@ pub fn heartbeat(
     if fresh {
         let text = to_json("heartbeat", &Heartbeat { events: Vec::new(), ..beat.clone() })?;
         tx.prepare_cached(
-            "UPDATE nodes SET heartbeat = ?3, boot_id = ?4, boot_sequence = ?5, heartbeats = heartbeats + 1,
-                 installed = installed OR ?6
+            "UPDATE nodes SET heartbeat = ?3, boot_id = ?4, boot_sequence = ?5, heartbeats = heartbeats + 1
              WHERE site = ?1 AND node = ?2",
         )?
         .execute(params![
@@ -205,16 +204,16 @@ pub fn heartbeat(
             node.as_str(),
             text,
             beat.boot_id,
-            signed(beat.sequence),
-            beat.generation.is_some()
+            signed(beat.sequence)
         ])?;
     }
     tx.prepare_cached(
         "UPDATE nodes SET first_seen = coalesce(first_seen, ?3), last_seen = ?3, lost_since = NULL,
+             installed = installed OR ?5,
              reinstall_sequence = CASE WHEN ?4 THEN NULL ELSE reinstall_sequence END
          WHERE site = ?1 AND node = ?2",
     )?
-    .execute(params![site.as_str(), node.as_str(), signed(now), done])?;
+    .execute(params![site.as_str(), node.as_str(), signed(now), done, beat.generation.is_some()])?;
     events(tx, site, node, &beat.events, now)?;
     let view = get(tx, site, node)?
         .ok_or_else(|| StoreError::Damaged { what: "node", why: "it vanished".to_owned() })?;

@@ -1,0 +1,146 @@
+//! Health, metrics, the OpenAPI document, stopping.
+
+use cairn_protocol::api;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::harness::{Answer, Controller, Machine, PLAN};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_route_is_in_the_document_and_the_document_holds_together() {
+    let controller = Controller::new();
+    let anyone = controller.anyone();
+    assert_eq!(Answer::of(anyone.get(format!("{}/healthz", controller.url))).await.status, 200);
+    let document = Answer::of(anyone.get(format!("{}/openapi.json", controller.url))).await.body;
+    let paths = document["paths"].as_object().unwrap();
+    for (path, method) in [
+        (api::TIME, "get"),
+        (api::ENROL, "post"),
+        (api::RENEW, "post"),
+        (api::ASSIGNMENT, "get"),
+        (api::HEARTBEAT, "post"),
+        (api::STATUS, "put"),
+        (&format!("{}/{{file}}", api::METADATA), "get"),
+        (&format!("{}/{{path}}", api::TARGETS), "put"),
+        (&format!("{}/{{file}}", api::INDEXES), "put"),
+        (&format!("{}/{{prefix}}/{{file}}", api::CHUNKS), "put"),
+        ("/v1/watch", "get"),
+        ("/v1/sites/{site}/plan", "put"),
+    ] {
+        assert!(paths[path][method].is_object(), "{method} {path}");
+    }
+    let mut ids = std::collections::BTreeSet::new();
+    for (path, item) in paths {
+        for (method, operation) in item.as_object().unwrap() {
+            let id = operation["operationId"].as_str().unwrap();
+            assert!(ids.insert(id.to_owned()), "{id} twice");
+            let tag = operation["tags"][0].as_str().unwrap();
+            let open = ["open", "node-open"].contains(&tag);
+            assert_eq!(open, operation["security"].is_null(), "{method} {path}");
+            assert!(operation["responses"]["default"].is_object());
+            let declared = operation["parameters"].as_array().cloned().unwrap_or_default();
+            for part in path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')) {
+                assert!(declared.iter().any(|p| p["name"] == part && p["in"] == "path"), "{path}: {part}");
+            }
+            // The router answers it: anything but "no such route" and "no such method".
+            let url = format!("{}{}", controller.url, path.replace(['{', '}'], ""));
+            let method = reqwest::Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
+            let answer = Answer::of(anyone.request(method.clone(), url)).await;
+            assert!(!["no-such-route", "method-not-allowed"].contains(&answer.code()), "{method} {path}");
+            if !open {
+                answer.refused(401, "certificate-required");
+            }
+        }
+    }
+    assert_eq!(ids.len(), 32, "a new route is counted here");
+    references(&document, &document);
+}
+
+/// Every `$ref` leads somewhere.
+fn references(document: &Value, value: &Value) {
+    match value {
+        Value::Object(map) => {
+            if let Some(to) = map.get("$ref").and_then(Value::as_str) {
+                assert!(document.pointer(to.strip_prefix('#').unwrap()).is_some(), "{to}");
+            }
+            map.values().for_each(|value| references(document, value));
+        }
+        Value::Array(list) => list.iter().for_each(|value| references(document, value)),
+        _ => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_count_what_happens() {
+    let mut controller = Controller::stopped();
+    controller.start(&["--metrics-listen", "127.0.0.1:0"]);
+    controller.apply(PLAN).await;
+    controller.member(&Machine::new("SERIAL-1")).await;
+    Machine::new("SERIAL-9").enrol(&controller).await.refused(403, "unknown-serial");
+    let url = format!("http://{}/metrics", controller.logged_address("metrics"));
+    let answer = Answer::of(controller.anyone().get(url)).await;
+    assert!(answer.headers["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
+    let text = answer.body.as_str().unwrap();
+    for line in [
+        "cairn_controller_refusals_total{code=\"unknown-serial\"} 1",
+        "cairn_controller_requests_total{route=\"/v1/enrol\",status=\"403\"} 1",
+        "cairn_controller_nodes{state=\"enrolled\"} 1",
+        "cairn_controller_sites 1",
+        "# EOF",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_is_under_way_is_finished_before_the_end() {
+    let mut controller = Controller::new();
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Vec<u8>, std::io::Error>>(1);
+    let stream = futures_util::stream::unfold(receiver, async |mut receiver| {
+        let piece = receiver.recv().await?;
+        Some((piece, receiver))
+    });
+    let request = controller
+        .operator(reqwest::Method::PUT, "/v1/sites/s1/plan")
+        .body(reqwest::Body::wrap_stream(stream));
+    let running = tokio::spawn(request.send());
+    let (head, tail) = PLAN.split_at(40);
+    sender.send(Ok(head.into())).await.unwrap();
+    // The channel holds one piece: when a second fits, the first is on its way.
+    sender.send(Ok(Vec::new())).await.unwrap();
+    sender.send(Ok(Vec::new())).await.unwrap();
+    controller.signal(Signal::SIGTERM);
+    crate::harness::eventually(async || controller.log().contains("\"stopping\"").then_some(())).await;
+    crate::harness::eventually(async || {
+        let address = controller.url.strip_prefix("https://").unwrap();
+        tokio::net::TcpStream::connect(address).await.is_err().then_some(())
+    })
+    .await;
+    sender.send(Ok(tail.into())).await.unwrap();
+    drop(sender);
+    assert_eq!(running.await.unwrap().unwrap().status(), 200);
+    assert!(controller.wait().success());
+    assert!(controller.log().contains("\"stopped\""));
+    controller.start(&[]);
+    assert_eq!(controller.get("/v1/sites").await[0]["site"], "s1");
+}
+
+#[test]
+fn a_folder_is_made_once_and_bad_names_are_refused() {
+    let controller = Controller::stopped();
+    let init = |dir: &std::path::Path, domain: &str| {
+        let mut command = std::process::Command::new(crate::harness::PROGRAM);
+        command.args(["init", "--name", "127.0.0.1", "--trust-domain", domain, "--dir"]).arg(dir);
+        let out = command.output().unwrap();
+        (out.status.success(), String::from_utf8(out.stderr).unwrap())
+    };
+    let (made, said) = init(&controller.dir(), "cairn.test");
+    assert!(!made && said.contains("exists already"), "{said}");
+    let (made, said) = init(&controller.dir().join("other"), "spiffe://cairn");
+    assert!(!made && said.contains("trust domain"), "{said}");
+    let serve = std::process::Command::new(crate::harness::PROGRAM)
+        .args(["serve", "--dir", "/nonexistent"])
+        .output()
+        .unwrap();
+    assert!(String::from_utf8(serve.stderr).unwrap().contains("/nonexistent/controller.json"));
+}

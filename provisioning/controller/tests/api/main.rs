@@ -1,0 +1,11 @@
+//! The real program over real TLS on loopback.
+#![allow(clippy::unwrap_used)]
+
+mod durability;
+mod enrolment;
+mod harness;
+mod house;
+mod limits;
+mod nodes;
+mod publishing;
+mod trust;
