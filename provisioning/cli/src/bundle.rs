@@ -61,11 +61,16 @@ fn build(options: &BundleBuild, out: &Output) -> Result<(), Error> {
     let (kind, name) = name_of(path, &recipe.bundle.name)?;
     std::fs::create_dir_all(&options.out)
         .map_err(|e| Error::Failed(format!("cannot create {}: {e}", options.out.display())))?;
-    let (image, differences) = match &options.layer {
-        Some(image) => (image.clone(), Vec::new()),
-        None => build_layer(options, &recipe)?,
-    };
     let store = Store::open(&options.out.join("chunks.castr")).map_err(Error::failed)?;
+    let (image, differences, packed) = match &options.layer {
+        Some(image) => (image.clone(), Vec::new(), None),
+        None => {
+            let (image, differences) = build_layer(options, &recipe)?;
+            // Packing costs more than building: what was packed once lies beside the cached layer.
+            let beside = image.with_file_name(format!("chunks-{}.castr", options.level));
+            (image, differences, Some(Store::open(&beside).map_err(Error::failed)?))
+        }
+    };
     let mut components = Vec::new();
     let mut views = Vec::new();
     if let Some(uki) = &options.uki {
@@ -77,7 +82,11 @@ fn build(options: &BundleBuild, out: &Output) -> Result<(), Error> {
     }
     let kept = options.out.join(format!("{}.erofs", recipe.layer.name));
     place(&image, &kept)?;
-    let (mut component, view) = cut(&kept, &recipe.layer.name, ComponentKind::Layer, &store, options)?;
+    let (mut component, view) =
+        cut(&kept, &recipe.layer.name, ComponentKind::Layer, packed.as_ref().unwrap_or(&store), options)?;
+    if let Some(packed) = &packed {
+        transfer(&read_index(&options.out, &component)?, packed, &store, "placing")?;
+    }
     component.layer = Some(Layer {
         verity: seal(&kept, component.length)?,
         stacks_on: StacksOn::None,
@@ -328,25 +337,49 @@ pub(crate) fn read_index(dir: &Path, component: &Component) -> Result<Index, Err
 /// Copies one component's chunks and index from one folder to another.
 fn copy(dir: &Path, to: &Path, from: &Store, into: &Store, component: &Component) -> Result<(), Error> {
     let index = read_index(dir, component)?;
-    let bar = progress::bytes(&format!("adding {}", component.name), component.length);
+    transfer(&index, from, into, &format!("adding {}", component.name))?;
+    let place = to.join(component.index.path());
+    if let Some(folder) = place.parent() {
+        std::fs::create_dir_all(folder).map_err(Error::failed)?;
+    }
+    durable::write(&place, index.as_bytes()).map_err(Error::failed)
+}
+
+/// Gives one store the chunks of another: as links where both lie on one file system, for a chunk never changes and was
+/// synced when it was first written; else as copies.
+fn transfer(index: &Index, from: &Store, into: &Store, what: &str) -> Result<(), Error> {
+    let bar = progress::bytes(what, index.component_length());
+    // Holds the collector off.
     let mut writer = into.writer().map_err(Error::failed)?;
+    let mut linked = std::collections::BTreeSet::new();
     for entry in index.entries() {
         bar.inc(u64::from(entry.length));
         if into.has(&entry.id) {
             continue;
         }
+        let (source, place) = (from.path(&entry.id), into.path(&entry.id));
+        let folder = place.parent().unwrap_or(Path::new("."));
+        let link = std::fs::create_dir_all(folder).and_then(|()| std::fs::hard_link(&source, &place));
+        if link.is_ok() {
+            linked.insert(folder.to_owned());
+            continue;
+        }
         let frame = from.read_frame(&entry.id).map_err(Error::failed)?;
-        let frame = frame.ok_or_else(|| {
-            Error::input(&from.path(&entry.id), "the chunk is missing; build the bundle again")
-        })?;
+        let frame =
+            frame.ok_or_else(|| Error::input(&source, "the chunk is missing; build the bundle again"))?;
         writer.put(&entry.id, &frame).map_err(Error::failed)?;
     }
     writer.flush().map_err(Error::failed)?;
-    let place = to.join(component.index.path());
-    if let Some(folder) = place.parent() {
-        std::fs::create_dir_all(folder).map_err(Error::failed)?;
+    // Every link lies two levels below the store: one sync of the file system is cheaper than one for each folder.
+    if let Some(store) = linked.first().and_then(|folder| folder.parent()) {
+        let synced = std::process::Command::new("sync").arg("-f").arg(store).status();
+        if !synced.is_ok_and(|status| status.success()) {
+            linked
+                .iter()
+                .try_for_each(|folder| durable::sync_parent(&folder.join(".")))
+                .map_err(Error::failed)?;
+        }
     }
-    durable::write(&place, index.as_bytes()).map_err(Error::failed)?;
     bar.finish_and_clear();
     Ok(())
 }
