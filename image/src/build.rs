@@ -202,8 +202,12 @@ fn base(
     wanted.extend(options.modules.iter().map(String::as_str));
     progress(&format!("image: kernel {}, choosing modules", kernel.release));
     let modules = initramfs::add_modules(&mut tree, toolbox, kernel, &wanted, options.plain_modules)?;
-    let firmware =
-        firmware::add_firmware(&mut tree, toolbox, &options.firmware, &modules.firmware, progress)?;
+    let firmware = if options.firmware.is_empty() {
+        firmware::Firmware::default()
+    } else {
+        let names = initramfs::firmware_names(toolbox, kernel, &modules.selection)?;
+        firmware::add_firmware(&mut tree, toolbox, &options.firmware, &names, progress)?
+    };
     progress("image: file system tools and loader pieces");
     let tools = tools::add_tools(&mut tree, toolbox)?;
     let pieces = grub::pieces(toolbox)?;

@@ -41,8 +41,6 @@ pub struct Modules {
     pub selection: Selection,
     /// Bytes of the `.ko` files as stored in the archive.
     pub bytes: u64,
-    /// Firmware file names that the chosen modules may ask for.
-    pub firmware: Vec<String>,
 }
 
 /// Adds the modules, with everything they need and the indexes for loading on demand, under `lib/modules/<release>`.
@@ -75,15 +73,14 @@ pub fn add_modules(
     let base = format!("usr/lib/modules/{}", kernel.release);
     let rename =
         |path: &str| if plain_files { path.trim_end_matches(".xz").to_owned() } else { path.to_owned() };
-    let plain = unpack(toolbox, &dir, &selection)?;
+    let plain = if plain_files { Some(unpack(toolbox, &dir, &selection)?) } else { None };
     let mut bytes = 0;
     for path in &selection.paths {
-        let from = if plain_files { plain.path().join(rename(path)) } else { dir.join(path) };
+        let from = plain.as_ref().map_or(&dir as &Path, |plain| plain.path()).join(rename(path));
         let content = fs::read(&from).map_err(error::file("read", &from))?;
         bytes += content.len() as u64;
         tree.file(&format!("{base}/{}", rename(path)), 0o644, content)?;
     }
-    let firmware = firmware_names(toolbox, plain.path(), &selection)?;
     for (name, content) in [
         ("modules.dep", dependencies.reduced(&selection, rename)),
         ("modules.softdep", reduced_softdep(&softdep, &Aliases::parse(&alias), &selection)),
@@ -92,7 +89,7 @@ pub fn add_modules(
     ] {
         tree.file(&format!("{base}/{name}"), 0o644, content.into_bytes())?;
     }
-    Ok(Modules { selection, bytes, firmware })
+    Ok(Modules { selection, bytes })
 }
 
 /// Decompresses the chosen modules into a temporary directory.
@@ -109,9 +106,18 @@ esac; done"#;
     Ok(out)
 }
 
-fn firmware_names(toolbox: &Toolbox, plain: &Path, selection: &Selection) -> Result<Vec<String>, Error> {
-    let mut command = toolbox.enter().bind_ro(plain).cwd(plain).command("modinfo");
-    command.args(["-F", "firmware"]).args(selection.paths.iter().map(|p| p.trim_end_matches(".xz")));
+/// Firmware file names that the chosen modules may ask for.
+///
+/// # Errors
+/// When `modinfo` fails.
+pub fn firmware_names(
+    toolbox: &Toolbox,
+    kernel: &Kernel,
+    selection: &Selection,
+) -> Result<Vec<String>, Error> {
+    let dir = kernel.modules();
+    let mut command = toolbox.enter().bind_ro(&dir).cwd(&dir).command("modinfo");
+    command.args(["-F", "firmware"]).args(&selection.paths);
     let text = crate::debian::capture(&mut command, false)?;
     let mut names: Vec<String> = text.lines().map(ToOwned::to_owned).collect();
     names.sort();
