@@ -261,6 +261,7 @@ impl Pid1 {
         self.stop_worker();
         self.watchdog.hand_over();
         self.console.say(Stage::Handover, Said::Note(format!("the root is {root}, starting {init}")));
+        let _ = SigSet::empty().thread_set_mask();
         let new = cairn_disk::root::NewRoot { path: root.into() };
         let Err(error) = cairn_disk::root::switch(&new, std::path::Path::new(init), &[]);
         let line = format!("the root could not be switched: {error}");

@@ -36,6 +36,8 @@ pub fn main(options: WorkerOptions) -> ExitCode {
         return ExitCode::FAILURE;
     }
     crate::pid1::crash::hook_panics(paths.panic());
+    // PID 1 takes its signals through a descriptor and has them blocked; a child inherits that.
+    let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
     let runtime =
         match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build() {
             Ok(runtime) => runtime,
