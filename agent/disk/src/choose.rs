@@ -22,7 +22,7 @@ pub fn system<'a>(found: &'a [Found], want: &SystemDisk, site: &Name, node: &Nam
     let chosen = eligible
         .into_iter()
         .find(|found| found.disk.name == name)
-        .ok_or_else(|| DiskError::Missing { path: name.into(), seconds: 0 })?;
+        .ok_or_else(|| DiskError::Unexpected { path: name.into(), why: "it is gone".to_owned() })?;
     allow(&chosen.disk, want, site, node)?;
     Ok(chosen)
 }

@@ -72,14 +72,6 @@ pub enum DiskError {
         /// Bytes needed.
         needed: Size,
     },
-    /// Waiting for the kernel to show something took too long.
-    #[error("{} did not appear within {seconds} s", path.display())]
-    Missing {
-        /// The node.
-        path: PathBuf,
-        /// How long it was waited for.
-        seconds: u64,
-    },
     /// A system call.
     #[error(transparent)]
     Sys(#[from] SysError),
@@ -124,7 +116,7 @@ impl DiskError {
                 "look at the disk's health; to start over: cairnctl node reinstall"
             }
             Self::Full { .. } => "make room, or choose larger partitions in the plan and reinstall",
-            Self::Missing { .. } | Self::Sys(_) | Self::File(_) | Self::Tool { .. } => {
+            Self::Sys(_) | Self::File(_) | Self::Tool { .. } => {
                 "look at the kernel's messages for this disk; it may be failing"
             }
         }

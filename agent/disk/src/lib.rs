@@ -1,40 +1,24 @@
-//! Disks of a node: selectors, GPT, file systems, verity layers, boot loaders.
+//! Disks of a node: finding and choosing, partitions and file systems, boot loaders, generations, layers, the new root.
 //!
-//! Blocking, no threads, no async: call it from `spawn_blocking`. Every path it touches can be given, so all but
-//! device-mapper is tested on plain files and loop devices. Errors have `code()` (the stable word for console and
-//! events, where it is a refusal) and `advice()`.
+//! - Blocking, no threads, no async. Every path can be given, so that all but device-mapper runs on plain files and
+//!   loop devices.
+//! - What decides is pure (bytes and structs in, a value out): [`gpt`], [`layout`], [`signature`], [`choose`],
+//!   [`fat`], [`loader::names`], [`loader::pe`], [`loader::grubenv`], [`loader::grub`], [`generation::choose`].
+//! - Foreign data is never written over unless the plan says so for that disk. What cannot be read counts as foreign.
+//! - Power may fail at any write. Orders of writes are chosen so that what is left is the old state, the new one, or one
+//!   that is known as unfinished and made again; docs/disks.md and docs/generations.md list them.
+//! - Errors have `code()`, the stable word where they are a refusal, and `advice()` for a person.
 //!
-//! The calls in the order of the boot (signatures are settled, bodies arrive in this order):
-//!
-//! ```text
-//! discover::disks(&Sources, scratch: &Path) -> Vec<Found>            Found { disk: inventory::Disk, node: PathBuf, boot_medium: bool, ours: Option<Ours> }
-//! discover::given(path: &Path) -> Result<Found>                      a file or device named by a flag (hosted)
-//! choose::system(&[Found], &plan::SystemDisk, site: &Name, node: &Name) -> Result<&Found>     disk-none, disk-ambiguous, disk-too-small, disk-foreign
-//! installed::find(&[Found]) -> Result<Option<&Found>>                   the disk that carries a finished installation
-//! system::prepare(&Found, &plan::SystemDisk, &Tools, again: bool, say: &dyn Fn(&str)) -> Result<SystemDisk>   GPT + file systems; nothing is done to what is finished unless `again`
-//! system::open(&Found) -> Result<SystemDisk>                         as it is
-//! SystemDisk::mount(&self, &Mounts, &Tools) -> Result<()>            STATE and DATA at Mounts { state, data, esp }; e2fsck -p first
-//! SystemDisk::mount_esp(&self, &Mounts) -> Result<()>                only for a change of loader or UKI
-//! SystemDisk::finish(&self, state: &Path, &InstallRecord) -> Result<()>   install.json: the disk is finished from then on
-//! SystemDisk::install_loaders(&self, esp: &Path, &LoaderFiles) -> Result<()>                  systemd-boot, GRUB in MBR and BIOS boot partition
-//! record::read(state: &Path) -> Result<Option<InstallRecord>>
-//!
-//! loader::Loaders::new(esp: &Path, keep: usize)
-//!   .install(version: &str, uki: &Path, tries: u8) -> Result<()>     both loaders, tried first at the next boot
-//!   .bless(version) -> Result<()>   .give_up(version) -> Result<()>   .list() -> Result<Vec<Installed>>   Installed { version, tries_left: Option<u8>, failed }
-//!
-//! generation::Store::open(state: &Path) -> Result<Store>
-//!   .stage(&Generation, manifests: &[(Sha256Digest, Vec<u8>)], tuf: &Path, tries: u8) -> Result<()>
-//!   .list() -> Result<Vec<Stored>>   .status(id)   .set_trying(id) (counts one try down)   .commit(id)   .fail(id, reason)   .collect(current) -> removed ids
-//! generation::choose::choose(&[Candidate], running_uki: &str, &[loader::Installed]) -> Choice
-//!
-//! layer::Layer { name, file, tree, data_bytes, root_hash, salt }
-//! layer::check(&Layer, Depth) -> Result<(), LayerError>              LayerError::Corrupt names layer and block; code layer-corrupt
-//! layer::bad_ranges(&Layer, range_bytes) -> Result<Vec<u64>>         which ranges of the file to fetch again
-//! layer::attach(&Layer, at: &Path) -> Result<Attached>               loop + dm-verity + erofs
-//! root::prepare(&RootPlan) -> Result<NewRoot>                        stack, /etc, /var, persist, /tmp, machine-id, /dev /proc /sys /run
-//! root::switch(&NewRoot, init: &Path) -> Result<Infallible>          for PID 1: move, chroot, exec
-//! ```
+//! | in the order of a boot | |
+//! |---|---|
+//! | [`discover`], [`content`] | which disks there are and what is on them |
+//! | [`installed`], [`record`] | the disk that carries a finished installation |
+//! | [`choose`] | which disk a plan means, and whether it may be written to |
+//! | [`system`] | partitions and file systems made, checked, mounted |
+//! | [`loader`] | systemd-boot and GRUB, their tries, UKIs on the ESP |
+//! | [`generation`] | what may be booted, which one is, what becomes of it |
+//! | [`layer`] | erofs images checked, attached under dm-verity, mended |
+//! | [`root`] | the new root put together and switched to |
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod choose;
@@ -42,6 +26,7 @@ pub mod content;
 pub mod discover;
 pub mod error;
 pub mod fat;
+pub mod fuzz;
 pub mod generation;
 pub mod gpt;
 pub mod installed;

@@ -10,9 +10,9 @@ use cairn_sys::loops::{self, LoopDevice};
 use crate::error::{DiskError, Result};
 use crate::layout::{Part, Span};
 
-/// How long a partition's node is waited for. The kernel makes it within milliseconds of reading the table; a disk that
-/// is busy with its own recovery answers within its command timeout, 30 s by default.
-const NODE_TIMEOUT: Duration = Duration::from_secs(35);
+/// How long a partition's node is waited for before a loop device takes its place. The kernel makes it while it reads the
+/// table, within milliseconds.
+const NODE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often it is looked for meanwhile.
 const NODE_POLL: Duration = Duration::from_millis(20);
 
@@ -47,38 +47,27 @@ fn has_kernel_partitions(disk: &Path) -> bool {
     is_block && !is_loop
 }
 
-/// Partition `part` of `disk`, which lies at `span`. Waits until the kernel shows it with that size.
+/// Partition `part` of `disk`, which lies at `span`: the kernel's node where it shows one of that size, else a loop device
+/// over that part of the disk. The kernel shows none of a plain file, nor of a disk whose first table is damaged.
 ///
 /// # Errors
-/// [`DiskError::Missing`] after 35 s; a loop device's [`DiskError::Sys`].
+/// A loop device's [`DiskError::Sys`].
 pub fn open(disk: &Path, part: Part, span: Span, read_only: bool) -> Result<PartNode> {
-    if !has_kernel_partitions(disk) {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(!read_only)
-            .open(disk)
-            .map_err(DiskError::io("open", disk))?;
-        let options = loops::Options {
-            read_only,
-            offset: span.start,
-            length: span.length,
-            ..loops::Options::default()
-        };
-        let device = loops::attach(&file, disk, &options)?;
-        return Ok(PartNode { path: device.path().to_owned(), _device: Some(device) });
-    }
     let path = node_path(disk, part);
     let start = Instant::now();
-    loop {
+    while has_kernel_partitions(disk) && start.elapsed() < NODE_TIMEOUT {
         let size = File::open(&path).ok().and_then(|file| cairn_sys::block::size(&file, &path).ok());
         if size == Some(span.length) {
             return Ok(PartNode { path, _device: None });
         }
-        if start.elapsed() > NODE_TIMEOUT {
-            return Err(DiskError::Missing { path, seconds: NODE_TIMEOUT.as_secs() });
-        }
         std::thread::sleep(NODE_POLL);
     }
+    let file =
+        OpenOptions::new().read(true).write(!read_only).open(disk).map_err(DiskError::io("open", disk))?;
+    let options =
+        loops::Options { read_only, offset: span.start, length: span.length, ..loops::Options::default() };
+    let device = loops::attach(&file, disk, &options)?;
+    Ok(PartNode { path: device.path().to_owned(), _device: Some(device) })
 }
 
 /// Opens a whole disk for writing. A block device is claimed: the kernel refuses while any part of it is mounted.

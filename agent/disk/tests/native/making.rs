@@ -5,10 +5,11 @@ use std::os::unix::fs::FileExt as _;
 
 use cairn_disk::mounts::{self, Mounts};
 use cairn_disk::record::{self, InstallRecord};
+use cairn_disk::tool::Tools;
 use cairn_disk::{choose, error::DiskError, installed, layout, system};
 use cairn_protocol::ids::Name;
 use cairn_protocol::inventory::DiskContent;
-use cairn_protocol::plan::Disks;
+use cairn_protocol::plan::{Disks, SystemDisk};
 
 use super::{Room, SMALL_BYTES, small, tools};
 
@@ -72,6 +73,48 @@ fn an_empty_disk_becomes_a_finished_one() {
     wiped.mount(&at, &tools()).unwrap();
     assert_eq!(record::read(&at.state).unwrap(), None);
     assert!(!at.data.join("file").exists());
+}
+
+#[test]
+fn a_cut_at_any_step_is_made_again() {
+    let Some(room) = Room::enter() else { return };
+    let (site, node) = (record().site, record().node);
+    let unfinished = DiskContent::Cairn { site: String::new(), node: String::new() };
+    let path = room.disk("disk", SMALL_BYTES);
+    // As if the power went when the first ext4 was to be made: the table and the ESP are there.
+    let broken = Tools { mke2fs: "/bin/false".into(), ..tools() };
+    let error = system::prepare(&room.look(&path), &small(), &broken, false, &|_| ()).unwrap_err();
+    assert!(matches!(&error, DiskError::Tool { tool, .. } if tool == "mke2fs"), "{error}");
+    assert_eq!(room.look(&path).disk.content, unfinished);
+    // The mark alone, on a blank disk.
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&vec![0; 1 << 20], 0).unwrap();
+    file.write_all_at(&vec![0; 1 << 20], SMALL_BYTES - (1 << 20)).unwrap();
+    assert_eq!(room.look(&path).disk.content, unfinished);
+    let disks = [room.look(&path)];
+    let chosen = choose::system(&disks, &small(), &site, &node).unwrap();
+    let disk = system::prepare(chosen, &small(), &tools(), false, &|_| ()).unwrap();
+    let at = Mounts::below(&room.path("run"));
+    disk.mount(&at, &tools()).unwrap();
+    // install.json was written, the mark is still there.
+    fs::write(at.state.join(record::FILE_NAME), serde_json::to_vec(&record()).unwrap()).unwrap();
+    for dir in [&at.state, &at.data] {
+        mounts::detach(dir).unwrap();
+    }
+    assert_eq!(room.look(&path).disk.content, unfinished);
+
+    // On a foreign disk the mark gives nobody leave.
+    let foreign = room.disk("foreign", SMALL_BYTES);
+    let file = fs::OpenOptions::new().write(true).open(&foreign).unwrap();
+    file.write_all_at(b"\x53\xef", 0x438).unwrap();
+    file.write_all_at(layout::MARK, layout::MARK_AT).unwrap();
+    let disks = [room.look(&foreign)];
+    let error = choose::system(&disks, &small(), &site, &node).unwrap_err();
+    assert_eq!(error.code(), Some("disk-foreign"));
+    let allowed = SystemDisk { wipe: true, ..small() };
+    let chosen = choose::system(&disks, &allowed, &site, &node).unwrap();
+    system::prepare(chosen, &allowed, &tools(), false, &|_| ()).unwrap();
+    assert_eq!(room.look(&foreign).disk.content, unfinished);
 }
 
 #[test]

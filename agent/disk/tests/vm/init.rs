@@ -42,7 +42,7 @@ const PAYLOAD: &str = "/mnt/payload";
 fn main() {
     // Run by hand, as root, it must not touch the developer's machine.
     if std::process::id() != 1 {
-        eprintln!("vm-init: this is an init for the VM test");
+        eprintln!("cairn-vm-init: this is an init for the VM test");
         return;
     }
     std::panic::set_hook(Box::new(|panic| {
