@@ -20,7 +20,8 @@ const FLOOR: f64 = 0.8;
 
 fn main() {
     let mib: u64 = std::env::var("CAIRN_BENCH_MIB").ok().and_then(|mib| mib.parse().ok()).unwrap_or(128);
-    let dir = tempfile::tempdir_in(std::env::var_os("CARGO_TARGET_TMPDIR").unwrap_or_else(|| ".".into())).unwrap();
+    let dir =
+        tempfile::tempdir_in(std::env::var_os("CARGO_TARGET_TMPDIR").unwrap_or_else(|| ".".into())).unwrap();
     let source = dir.path().join("component");
     collect(&source, mib << 20);
     let store = Store::open(&dir.path().join("chunks.castr")).unwrap();
@@ -32,7 +33,8 @@ fn main() {
     for _ in 0..RUNS {
         theirs.push(time(|| {
             sh(Command::new("sha256sum").arg(&source));
-            let (from, to) = (format!("if={}", source.display()), format!("of={}/copy", dir.path().display()));
+            let (from, to) =
+                (format!("if={}", source.display()), format!("of={}/copy", dir.path().display()));
             sh(Command::new("dd").args([&from, &to, "bs=1M", "conv=fsync", "status=none"]));
         }));
         std::fs::remove_file(dir.path().join("copy")).unwrap();
@@ -43,7 +45,11 @@ fn main() {
     let rate = |time: Duration| published.length as f64 / 1e6 / time.as_secs_f64();
     let ratio = theirs.as_secs_f64() / ours.as_secs_f64();
     println!("install: {:.0} MB in {} chunks", published.length as f64 / 1e6, published.index.len());
-    println!("install: sha256sum + dd {:.0} MB/s, verify + install {:.0} MB/s: {ratio:.2}x", rate(theirs), rate(ours));
+    println!(
+        "install: sha256sum + dd {:.0} MB/s, verify + install {:.0} MB/s: {ratio:.2}x",
+        rate(theirs),
+        rate(ours)
+    );
     println!("install: resident memory at its highest {}", peak());
     if ratio < FLOOR {
         eprintln!("install: {ratio:.2}x is below {FLOOR}x");

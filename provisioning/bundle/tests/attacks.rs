@@ -61,7 +61,8 @@ fn forged_signatures_of_each_role() {
     let mut honest = Sim::new();
     let store = updated(&mut honest);
     // Each role signed by a key that is not its own, in a repository that is otherwise whole.
-    let forge: [(&str, fn(&mut Sim)); 5] = [
+    type Forge = fn(&mut Sim);
+    let forge: [(&str, Forge); 5] = [
         ("root 2 is signed by 2 of the 3 keys that root 1", |s| {
             s.root.version = 2;
             s.root.signers = vec![1, 2, 20, 21];
@@ -170,7 +171,8 @@ fn expired_metadata_of_each_role() {
     let mut honest = Sim::new();
     let store = updated(&mut honest);
     let yesterday = cairn_bundle::tuf::Date(TODAY.0 - 86_400);
-    let expire: [(&str, fn(&mut Sim, cairn_bundle::tuf::Date)); 5] = [
+    type Expire = fn(&mut Sim, cairn_bundle::tuf::Date);
+    let expire: [(&str, Expire); 5] = [
         ("root 2 ended at 2026-11-22T00:00:00Z, it is 2026-11-23T00:00:00Z", |s, day| {
             (s.root.version, s.root.expires) = (2, day);
             s.put_root();

@@ -3,6 +3,7 @@
 //! Strict: an unknown key is an error, every name and number has a limit, and what cannot be meant is refused here, so
 //! that whoever holds a [`Manifest`] need not ask again.
 
+mod check;
 pub mod v1;
 
 pub use v1::{

@@ -11,6 +11,7 @@
 
 pub mod canonical;
 pub mod error;
+mod exchange;
 mod glob;
 pub mod json;
 pub mod keys;
@@ -21,6 +22,7 @@ pub mod repository;
 #[cfg(feature = "publish")]
 pub mod signing;
 pub mod store;
+mod target;
 pub mod time;
 mod trusted;
 pub mod updater;

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use super::error::{Mismatch, TufError};
 use super::keys::KeyRing;
-use super::metadata::{
-    Body, MetaFile, Parsed, Role, RoleKeys, Root, Snapshot, Targets, Timestamp, verify_hashes,
-};
+use super::metadata::{Body, MetaFile, Parsed, Role, RoleKeys, Root, Snapshot, Targets, Timestamp};
+use super::target::verify_hashes;
 use super::time::Date;
 
 /// The trusted metadata of one update.

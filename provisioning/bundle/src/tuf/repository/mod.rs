@@ -10,159 +10,33 @@
 //! Snapshots are consistent: nothing that is published is ever changed, but for `timestamp.json`, which is written last.
 //! What our own client would refuse is not published.
 
+mod build;
+mod state;
+mod types;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::error::TufError;
-use super::keys::{KeyId, KeyRing, PublicKey};
+use self::build::{delegations, document, meta_file, role_keys, signed};
+use self::state::MAX_FILE;
+pub use self::types::{Holders, Lifetimes, Need, Policy, RepositoryError, Staged};
+use super::keys::{KeyId, KeyRing};
 use super::metadata::{
-    Body, DelegatedRole, Delegations, Header, MetaFile, Parsed, Role, RoleKeys, Root, SPEC_VERSION, Snapshot,
-    TargetFile, Targets, Timestamp,
+    Body, Parsed, Role, RoleKeys, Root, Snapshot, TargetFile, TargetInfo, Targets, Timestamp,
 };
-use super::quote;
-use super::signing::{Document, KeyError, SigningKey};
+use super::signing::{Document, SigningKey};
 use super::store::MemoryStore;
 use super::time::Date;
-use super::updater::{Limits, RunError, Updater};
 use crate::durable::{self, FileError};
 use crate::manifest::Kind;
-
-/// Who holds a role: its keys, and how many of them must sign.
-#[derive(Debug, Clone)]
-pub struct Holders {
-    /// Their public keys.
-    pub keys: Vec<PublicKey>,
-    /// How many must sign.
-    pub threshold: u32,
-}
-
-/// How long metadata lives, in days; 1 to 3650.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lifetimes {
-    /// Root, default 365: the holders meet once a year.
-    pub root: u64,
-    /// Targets, top-level and delegated, default 365.
-    pub targets: u64,
-    /// Snapshot, default 30.
-    pub snapshot: u64,
-    /// Timestamp, default 2: how long an update can be held back unseen.
-    pub timestamp: u64,
-}
-
-impl Default for Lifetimes {
-    fn default() -> Self {
-        Self { root: 365, targets: 365, snapshot: 30, timestamp: 2 }
-    }
-}
-
-/// Who holds which role of a new repository.
-#[derive(Debug, Clone)]
-pub struct Policy {
-    /// 3-of-5, offline.
-    pub root: Holders,
-    /// 2-of-3, offline.
-    pub targets: Holders,
-    /// Online.
-    pub snapshot: Holders,
-    /// Online.
-    pub timestamp: Holders,
-    /// Who signs bundles of each kind.
-    pub delegations: BTreeMap<Kind, Holders>,
-    /// How long it lives.
-    pub lifetimes: Lifetimes,
-}
-
-/// Why a repository could not be changed.
-#[derive(Debug, thiserror::Error)]
-pub enum RepositoryError {
-    /// A file.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// A key or a metadata file.
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    /// What is there, or what would be published, is refused by our own client.
-    #[error("the repository would be refused: {0}")]
-    Refused(#[from] TufError),
-    /// There is one already.
-    #[error("{0} holds a repository already")]
-    Exists(PathBuf),
-    /// There is none.
-    #[error("{0} holds no repository: make one with `repo init`, and publish it once")]
-    NoRepository(PathBuf),
-    /// A threshold that cannot be reached.
-    #[error("role {role} would need {threshold} signatures of {keys} keys")]
-    Holders {
-        /// Whose.
-        role: String,
-        /// Asked for.
-        threshold: u32,
-        /// Given.
-        keys: usize,
-    },
-    /// Not enough holders have signed.
-    #[error("not signed by enough holders: {0}")]
-    Unsigned(String),
-    /// The key has no part in what is staged.
-    #[error("key {0} signs none of the staged files")]
-    WrongKey(KeyId),
-    /// The role is not staged, or not there.
-    #[error("there is no {0} to change")]
-    NoRole(String),
-}
-
-/// What a staged file still needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Need {
-    /// Who asks: `root 1`.
-    pub authority: String,
-    /// Signatures needed.
-    pub threshold: u32,
-    /// Keys that have signed.
-    pub signed: Vec<KeyId>,
-    /// Keys that may sign yet.
-    pub unsigned: Vec<KeyId>,
-}
-
-impl Need {
-    /// Whether enough have signed.
-    pub fn is_met(&self) -> bool {
-        self.signed.len() >= self.threshold as usize
-    }
-}
-
-/// A staged file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Staged {
-    /// Whose.
-    pub role: Role,
-    /// Its version.
-    pub version: u64,
-    /// Where it lies.
-    pub path: PathBuf,
-    /// What it needs: a new root, what the old root asks and what it asks itself.
-    pub needs: Vec<Need>,
-}
 
 /// A repository in a directory: `metadata/`, `targets/`, `staged/`.
 #[derive(Debug, Clone)]
 pub struct Repository {
     dir: PathBuf,
     lifetimes: Lifetimes,
-}
-
-/// The published state.
-struct State {
-    root: Parsed<Root>,
-    root_bytes: Vec<u8>,
-    snapshot: Option<Parsed<Snapshot>>,
-    snapshot_bytes: Vec<u8>,
-    timestamp: Option<Parsed<Timestamp>>,
-    targets: BTreeMap<Role, Parsed<Targets>>,
 }
 
 impl Repository {
@@ -289,7 +163,7 @@ impl Repository {
         let hashes = BTreeMap::from([("sha256".to_owned(), digest)]);
         let file = TargetFile { length: bytes.len() as u64, hashes, custom: None };
         let role = Role::named(kind.as_str());
-        let info = super::TargetInfo::new(path, &file, &role, 0, true);
+        let info = TargetInfo::new(path, &file, &role, 0, true);
         let place = self.dir.join("targets").join(&info.place);
         if let Some(dir) = place.parent() {
             std::fs::create_dir_all(dir).map_err(FileError::at("create", dir))?;
@@ -495,68 +369,6 @@ impl Repository {
         Ok(new.into_iter().map(|(name, _)| name).collect())
     }
 
-    /// As a node sees it that knows the state before, and as a new one does.
-    fn check_as_known(
-        &self,
-        before: Option<&State>,
-        new: &[(String, Vec<u8>)],
-        now: Date,
-    ) -> Result<(), RepositoryError> {
-        let first = match self.read_metadata("1.root.json")? {
-            Some(root) => Some(root),
-            None => new.iter().find(|(name, _)| name == "1.root.json").map(|(_, bytes)| bytes.clone()),
-        };
-        let anchor = first.ok_or_else(|| RepositoryError::NoRepository(self.dir.clone()))?;
-        self.check_with(&anchor, MemoryStore::default(), new, now)?;
-        let Some(state) = before else { return Ok(()) };
-        let mut known = MemoryStore::default();
-        for (role, name) in [(Role::Timestamp, "timestamp.json".to_owned())]
-            .into_iter()
-            .chain(
-                state
-                    .snapshot
-                    .as_ref()
-                    .map(|s| (Role::Snapshot, format!("{}.snapshot.json", s.header.version))),
-            )
-            .chain(
-                state
-                    .targets
-                    .iter()
-                    .map(|(role, t)| (role.clone(), format!("{}.{}", t.header.version, role.file()))),
-            )
-        {
-            if let Some(bytes) = self.read_metadata(&name)? {
-                known.0.insert(role.file(), bytes);
-            }
-        }
-        self.check_with(&state.root_bytes, known, new, now)
-    }
-
-    fn check_with(
-        &self,
-        anchor: &[u8],
-        known: MemoryStore,
-        new: &[(String, Vec<u8>)],
-        now: Date,
-    ) -> Result<(), RepositoryError> {
-        let mut updater = Updater::open(known, Some(anchor), now, Limits::default())?;
-        let mut fetch = |request: &super::Request| match new.iter().find(|(name, _)| *name == request.path) {
-            Some((_, bytes)) => Ok(Some(bytes.clone())),
-            None => self.read_metadata(&request.path),
-        };
-        let step = updater.refresh();
-        run(updater.run(step, &mut fetch))?;
-        // A path in every kind, so that every delegated role is read.
-        for kind in Kind::ALL {
-            let step = updater.lookup(&format!("{kind}/-/-/manifest.json"));
-            match run(updater.run(step, &mut fetch)) {
-                Ok(()) | Err(RepositoryError::Refused(TufError::UnknownTarget { .. })) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
     fn restage_targets(
         &self,
         role: &Role,
@@ -642,118 +454,4 @@ impl Repository {
             },
         }
     }
-
-    fn read_metadata(&self, name: &str) -> Result<Option<Vec<u8>>, FileError> {
-        durable::read(&self.metadata_dir().join(name), MAX_FILE)
-    }
-
-    fn state(&self) -> Result<State, RepositoryError> {
-        let none = || RepositoryError::NoRepository(self.dir.clone());
-        let mut version = 0;
-        let mut root_bytes = None;
-        while let Some(bytes) = self.read_metadata(&format!("{}.root.json", version + 1))? {
-            version += 1;
-            root_bytes = Some(bytes);
-        }
-        let root_bytes = root_bytes.ok_or_else(none)?;
-        let root = Parsed::parse(&Role::Root, &root_bytes)?;
-        let mut state = State {
-            root,
-            root_bytes,
-            snapshot: None,
-            snapshot_bytes: Vec::new(),
-            timestamp: None,
-            targets: BTreeMap::new(),
-        };
-        let Some(bytes) = self.read_metadata("timestamp.json")? else { return Ok(state) };
-        let timestamp: Parsed<Timestamp> = Parsed::parse(&Role::Timestamp, &bytes)?;
-        let name = format!("{}.snapshot.json", timestamp.body.snapshot().version);
-        state.snapshot_bytes = self.read_metadata(&name)?.ok_or_else(none)?;
-        let snapshot: Parsed<Snapshot> = Parsed::parse(&Role::Snapshot, &state.snapshot_bytes)?;
-        for (key, meta) in &snapshot.body.meta {
-            let role = Role::named(key.strip_suffix(".json").unwrap_or(key));
-            let name = format!("{}.{}.json", meta.version, quote(role.name()));
-            let bytes = self.read_metadata(&name)?.ok_or_else(none)?;
-            let parsed = Parsed::parse(&role, &bytes)?;
-            state.targets.insert(role, parsed);
-        }
-        state.timestamp = Some(timestamp);
-        state.snapshot = Some(snapshot);
-        Ok(state)
-    }
-}
-
-/// The most bytes of a metadata file of our own: what our client reads.
-const MAX_FILE: u64 = 1 << 20;
-
-fn run<T>(result: Result<T, RunError<FileError>>) -> Result<(), RepositoryError> {
-    match result {
-        Ok(_) => Ok(()),
-        Err(RunError::Tuf(error)) => Err(error.into()),
-        Err(RunError::Fetch(error)) => Err(error.into()),
-    }
-}
-
-/// Enters the holders' keys into `keys`.
-fn role_keys(
-    role: &str,
-    holders: &Holders,
-    keys: &mut BTreeMap<KeyId, Value>,
-) -> Result<RoleKeys, RepositoryError> {
-    let mut keyids: Vec<KeyId> = holders.keys.iter().map(PublicKey::id).collect();
-    keyids.sort();
-    keyids.dedup();
-    if holders.threshold == 0 || keyids.len() < holders.threshold as usize {
-        let (threshold, keys) = (holders.threshold, keyids.len());
-        return Err(RepositoryError::Holders { role: role.to_owned(), threshold, keys });
-    }
-    for key in &holders.keys {
-        keys.insert(key.id(), to_value(key.object())?);
-    }
-    Ok(RoleKeys { keyids, threshold: holders.threshold })
-}
-
-fn delegations(holders: &BTreeMap<Kind, Holders>) -> Result<Delegations, RepositoryError> {
-    let mut delegations = Delegations { keys: BTreeMap::new(), roles: Vec::new() };
-    for (kind, holders) in holders {
-        let keys = role_keys(kind.as_str(), holders, &mut delegations.keys)?;
-        delegations.roles.push(DelegatedRole {
-            name: kind.as_str().to_owned(),
-            keys,
-            terminating: true,
-            // A `*` matches one part of a path: exactly what a manifest's path has.
-            paths: Some(vec![format!("{kind}/*/*/manifest.json")]),
-            path_hash_prefixes: None,
-        });
-    }
-    Ok(delegations)
-}
-
-fn to_value(value: &impl Serialize) -> Result<Value, RepositoryError> {
-    serde_json::to_value(value).map_err(|error| KeyError::NotMetadata(error.to_string()).into())
-}
-
-fn document<T: Body>(body: &T, version: u64, expires: Date) -> Result<Document, RepositoryError> {
-    let (kind, spec_version) = (T::TYPE.to_owned(), SPEC_VERSION.to_owned());
-    let mut signed = to_value(&Header { kind, spec_version, version, expires })?;
-    if let (Value::Object(signed), Value::Object(body)) = (&mut signed, to_value(body)?) {
-        signed.extend(body);
-    }
-    Ok(Document { signatures: Vec::new(), signed })
-}
-
-fn signed<T: Body>(
-    body: &T,
-    version: u64,
-    expires: Date,
-    key: &SigningKey,
-) -> Result<Vec<u8>, RepositoryError> {
-    let mut document = document(body, version, expires)?;
-    document.sign(key)?;
-    Ok(document.to_bytes())
-}
-
-fn meta_file(version: u64, bytes: &[u8]) -> MetaFile {
-    let hashes = BTreeMap::from([("sha256".to_owned(), hex::encode(Sha256::digest(bytes)))]);
-    MetaFile { version, length: Some(bytes.len() as u64), hashes: Some(hashes) }
 }
