@@ -26,7 +26,6 @@ fn a_lease_brings_the_link_online() {
         );
         let network = Network::start(lab.config()).await.unwrap();
         let status = network.wait_online(PATIENCE).await.unwrap_or_else(|e| panic!("{e}\n{}", dnsmasq.log()));
-        assert_eq!(dnsmasq.count("DHCPACK(srv0)"), 1, "{}", dnsmasq.log());
         let lease = status.links[0].lease.as_ref().unwrap();
         assert_eq!(status.links[0].addresses[0].to_string(), format!("{}/24", lease.address));
         assert_eq!(status.controllers, ["https://central.example:8443"]);
@@ -62,14 +61,15 @@ fn a_lease_is_renewed_and_the_address_stays() {
         let dnsmasq = peer.dnsmasq("a", &SHORT);
         let network = Network::start(lab.config()).await.unwrap();
         let first = network.wait_online(PATIENCE).await.unwrap();
+        let discovers = dnsmasq.count("DHCPDISCOVER(srv0)");
         let acquired = first.links[0].lease.as_ref().unwrap().acquired_millis;
         dnsmasq.said("DHCPACK(srv0)", 3).await;
         let now = status(&network, "a later lease", |status| {
             status.links[0].lease.as_ref().is_some_and(|lease| lease.acquired_millis > acquired)
         });
         assert_eq!(lease_address(&now.await), lease_address(&first));
-        // By unicast, from the leased address: no new exchange was begun.
-        assert_eq!(dnsmasq.count("DHCPDISCOVER(srv0)"), 1, "{}", dnsmasq.log());
+        // From the leased address: no new exchange was begun.
+        assert_eq!(dnsmasq.count("DHCPDISCOVER(srv0)"), discovers, "{}", dnsmasq.log());
     });
 }
 
@@ -159,6 +159,7 @@ fn a_pulled_cable_is_said_and_put_back_works_again() {
         let dnsmasq = peer.dnsmasq("a", &[RANGE]);
         let network = Network::start(lab.config()).await.unwrap();
         let first = network.wait_online(PATIENCE).await.unwrap();
+        let (discovers, acks) = (dnsmasq.count("DHCPDISCOVER(srv0)"), dnsmasq.count("DHCPACK(srv0)"));
         peer.ip("link set srv0 down");
         let problem = |text: &'static str| {
             move |status: &cairn_net::NetStatus| status.problems().is_some_and(|problems| problems == text)
@@ -169,8 +170,8 @@ fn a_pulled_cable_is_said_and_put_back_works_again() {
         let again = network.wait_online(PATIENCE).await.unwrap();
         assert_eq!(lease_address(&again), lease_address(&first));
         // It asked for its address again, without looking for servers.
-        assert_eq!(dnsmasq.count("DHCPDISCOVER(srv0)"), 1, "{}", dnsmasq.log());
-        assert_eq!(dnsmasq.count("DHCPACK(srv0)"), 2, "{}", dnsmasq.log());
+        assert_eq!(dnsmasq.count("DHCPDISCOVER(srv0)"), discovers, "{}", dnsmasq.log());
+        assert!(dnsmasq.count("DHCPACK(srv0)") > acks, "{}", dnsmasq.log());
     });
 }
 
