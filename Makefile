@@ -17,7 +17,7 @@ help: ## This list
 ##@ Host
 
 # What a fresh Debian 12 lacks. Everything else is in the toolbox, at the same versions on every machine.
-HOST_PACKAGES := build-essential pkg-config ca-certificates mmdebstrap systemd-container util-linux git iproute2 dnsmasq-base
+HOST_PACKAGES := build-essential pkg-config ca-certificates mmdebstrap systemd-container util-linux git iproute2 dnsmasq-base python3-venv
 
 .PHONY: setup
 setup: ## Install what this host lacks (apt; root or sudo)
