@@ -11,6 +11,9 @@ use crate::dir::{self, Dir, DirError};
 use crate::pki::{self, Ca, Issued, PkiError, Subject};
 use crate::store::{self, Store, StoreError};
 
+/// The port that `serve` listens on unless it is told another.
+pub const PORT: u16 = 8443;
+
 /// `controller.json`: what `init` was told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -112,6 +115,7 @@ pub fn init(dir: &Dir, trust_domain: &str, names: &[String], now: u64) -> Result
     operator(
         dir,
         &ca,
+        names,
         &Name::new("admin").map_err(|e| ConfigError::BadName(e.text))?,
         &dir.file("operator"),
         now,
@@ -132,11 +136,19 @@ pub fn renew_server(dir: &Dir, ca: &Ca, settings: &Settings, now: u64) -> Result
     Ok(issued)
 }
 
-/// Makes the credential of operator `name` in the folder `out`: `ca.crt`, `client.crt`, `client.key`.
+/// Makes the credential of operator `name` in the folder `out`: `ca.crt`, `client.crt`, `client.key`, and
+/// `controller.url` from the first of the controller's `names`.
 ///
 /// # Errors
 /// [`ConfigError`]; [`ConfigError::Exists`] when there is a credential already.
-pub fn operator(dir: &Dir, ca: &Ca, name: &Name, out: &Path, now: u64) -> Result<Issued, ConfigError> {
+pub fn operator(
+    dir: &Dir,
+    ca: &Ca,
+    names: &[String],
+    name: &Name,
+    out: &Path,
+    now: u64,
+) -> Result<Issued, ConfigError> {
     let key_file = out.join("client.key");
     if key_file.exists() {
         return Err(ConfigError::Exists(key_file.display().to_string()));
@@ -151,6 +163,11 @@ pub fn operator(dir: &Dir, ca: &Ca, name: &Name, out: &Path, now: u64) -> Result
     dir::make_dir(out)?;
     dir::write(&out.join("ca.crt"), ca.pem.as_bytes(), 0o644)?;
     dir::write(&out.join("client.crt"), issued.pem.as_bytes(), 0o644)?;
+    if let Some(name) = names.first() {
+        // An IPv6 address stands in brackets in a URL (RFC 3986, 3.2.2).
+        let host = if name.contains(':') { format!("[{name}]") } else { name.clone() };
+        dir::write(&out.join("controller.url"), format!("https://{host}:{PORT}\n").as_bytes(), 0o644)?;
+    }
     dir::write(&key_file, key.as_bytes(), 0o600)?;
     Ok(issued)
 }
@@ -200,8 +217,12 @@ mod tests {
         assert!(keys.verify(pin).is_ok());
         assert!(matches!(init(&dir, "cairn.lab", &names, 0), Err(ConfigError::Exists(_))));
         let name = Name::new("alice").unwrap();
-        assert!(operator(&dir, &identity.ca, &name, &tmp.path().join("alice"), 1_800_000_000).is_ok());
-        assert!(operator(&dir, &identity.ca, &name, &tmp.path().join("alice"), 1_800_000_000).is_err());
+        assert!(
+            operator(&dir, &identity.ca, &names, &name, &tmp.path().join("alice"), 1_800_000_000).is_ok()
+        );
+        assert!(
+            operator(&dir, &identity.ca, &names, &name, &tmp.path().join("alice"), 1_800_000_000).is_err()
+        );
         let dir = Dir::at(tmp.path().join("other"));
         assert!(matches!(init(&dir, "bad domain", &names, 0), Err(ConfigError::BadName(_))));
     }

@@ -124,7 +124,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Operator { dir, name, out, .. } => {
             let dir = Dir::at(dir);
             let out = out.context("--out is missing")?;
-            config::operator(&dir, &config::load(&dir)?.ca, &name, &out, now)?;
+            let identity = config::load(&dir)?;
+            config::operator(&dir, &identity.ca, &identity.settings.names, &name, &out, now)?;
             println!("made the credential of {name} in {}", out.display());
             Ok(())
         }

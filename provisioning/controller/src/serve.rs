@@ -192,7 +192,12 @@ async fn keep_house(app: Arc<App>, options: Options, cert: Arc<ServerCert>) {
 
 async fn find_lost(app: &App) {
     let (now, started) = (app.clock.now(), app.started);
-    match app.store.write(move |tx| nodes::mark_lost(tx, now, started)).await {
+    let marked = match app.store.read(move |tx| nodes::silent(tx, now, started)).await {
+        Ok(silent) if silent.is_empty() => return,
+        Ok(silent) => app.store.write(move |tx| nodes::mark_lost(tx, &silent, now, started)).await,
+        Err(error) => Err(error),
+    };
+    match marked {
         Ok(views) => {
             for view in views {
                 tracing::warn!(

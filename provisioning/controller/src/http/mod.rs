@@ -6,6 +6,7 @@
 pub mod auth;
 pub mod boot;
 pub mod files;
+pub mod fuzz;
 pub mod input;
 pub mod node;
 pub mod openapi;

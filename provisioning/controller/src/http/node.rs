@@ -115,10 +115,10 @@ pub async fn enrol(
             Ok((verdict, certificate))
         })
         .await?;
-    // Another key's certificates may have been revoked.
-    app.reload_revoked().await?;
     match verdict {
         Verdict::Node(site, node) => {
+            // Another key's certificates may have been revoked.
+            app.reload_revoked().await?;
             tracing::info!(%site, %node, serial, %address, "enrolled");
             app.announce_node(&site, &node).await;
             Ok(Json(EnrolAnswer::Enrolled {

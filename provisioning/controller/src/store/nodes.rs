@@ -58,7 +58,9 @@ pub struct NodeView {
     pub last_seen: Option<u64>,
     /// Heartbeats received, repeated ones not counted.
     pub heartbeats: u64,
-    /// Since when it is lost: no heartbeat for three intervals.
+    /// Whether it is lost: no heartbeat for three intervals.
+    pub lost: bool,
+    /// Since when it is lost.
     pub lost_since: Option<u64>,
     /// How often a reinstall was ordered.
     pub reinstall: u64,
@@ -83,6 +85,7 @@ fn view(row: &Row<'_>) -> rusqlite::Result<(NodeView, Option<String>)> {
         first_seen: time(7)?,
         last_seen: time(8)?,
         heartbeats: unsigned(row.get(9)?),
+        lost: time(10)?.is_some(),
         lost_since: time(10)?,
         reinstall: unsigned(row.get(11)?),
         reinstall_pending: time(12)?.is_some(),
@@ -324,24 +327,36 @@ pub fn reinstall_count(tx: &Connection, site: &Name, node: &Name) -> Result<u64>
         .map_or(0, unsigned))
 }
 
-/// Marks nodes as lost that have been silent for three of their site's intervals, counted from `started` (when this
-/// program began to listen) at the earliest; answers them.
+/// Nodes that have been silent for three of their site's intervals, counted from `started` (when this program began to
+/// listen) at the earliest, and are not marked as lost.
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn mark_lost(tx: &Connection, now: u64, started: u64) -> Result<Vec<NodeView>> {
+pub fn silent(tx: &Connection, now: u64, started: u64) -> Result<Vec<(Name, Name)>> {
     let mut query = tx.prepare_cached(
-        "UPDATE nodes SET lost_since = ?1
-         WHERE lost_since IS NULL AND last_seen IS NOT NULL AND planned = 1
-           AND max(last_seen, ?2) + 3 * coalesce((SELECT json_extract(s.plan, '$.heartbeat.interval-seconds')
-               FROM sites s WHERE s.site = nodes.site), 30) < ?1
-         RETURNING site, node",
+        "SELECT n.site, n.node FROM nodes n JOIN sites s ON s.site = n.site
+         WHERE n.lost_since IS NULL AND n.last_seen IS NOT NULL AND n.planned = 1
+           AND max(n.last_seen, ?2) + 3 * s.interval_seconds < ?1",
     )?;
     let rows =
         query.query_map(params![signed(now), signed(started)], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let lost = rows.collect::<rusqlite::Result<Vec<(String, String)>>>()?;
-    let views = lost.iter().map(|(site, node)| get(tx, &super::name(site)?, &super::name(node)?));
-    views.filter_map(Result::transpose).collect()
+    let silent = rows.collect::<rusqlite::Result<Vec<(String, String)>>>()?;
+    silent.iter().map(|(site, node)| Ok((super::name(site)?, super::name(node)?))).collect()
+}
+
+/// Marks those of `nodes` as lost that are still silent; answers them.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn mark_lost(tx: &Connection, nodes: &[(Name, Name)], now: u64, started: u64) -> Result<Vec<NodeView>> {
+    let still = silent(tx, now, started)?;
+    let mut lost = Vec::new();
+    for (site, node) in nodes.iter().filter(|node| still.contains(node)) {
+        tx.prepare_cached("UPDATE nodes SET lost_since = ?3 WHERE site = ?1 AND node = ?2")?
+            .execute(params![site.as_str(), node.as_str(), signed(now)])?;
+        lost.extend(get(tx, site, node)?);
+    }
+    Ok(lost)
 }
 
 /// Who the serial belongs to by the plans, and whether that node runs from its disk with no reinstall ordered.

@@ -52,9 +52,18 @@ pub fn put(tx: &Connection, plan: &Plan, yaml: &str, now: u64) -> Result<Put> {
         return Ok(taken);
     }
     tx.execute(
-        "INSERT INTO sites (site, yaml, plan, updated) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (site) DO UPDATE SET yaml = ?2, plan = ?3, updated = ?4",
-        params![site, yaml, to_json("plan", plan)?, signed(now)],
+        "INSERT INTO sites (site, yaml, plan, updated, interval_seconds, jitter_percent)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (site) DO UPDATE
+         SET yaml = ?2, plan = ?3, updated = ?4, interval_seconds = ?5, jitter_percent = ?6",
+        params![
+            site,
+            yaml,
+            to_json("plan", plan)?,
+            signed(now),
+            plan.heartbeat.interval_seconds,
+            plan.heartbeat.jitter_percent
+        ],
     )?;
     tx.execute("DELETE FROM serials WHERE site = ?1", [site])?;
     tx.execute("UPDATE nodes SET planned = 0 WHERE site = ?1", [site])?;
@@ -161,9 +170,11 @@ pub fn list(tx: &Connection) -> Result<Vec<SiteView>> {
 /// # Errors
 /// [`super::StoreError`].
 pub fn heartbeat(tx: &Connection, site: &Name) -> Result<HeartbeatPlan> {
-    let text: Option<String> = tx
-        .prepare_cached("SELECT json_extract(plan, '$.heartbeat') FROM sites WHERE site = ?1")?
-        .query_row([site.as_str()], |row| row.get(0))
+    let plan = tx
+        .prepare_cached("SELECT interval_seconds, jitter_percent FROM sites WHERE site = ?1")?
+        .query_row([site.as_str()], |row| {
+            Ok(HeartbeatPlan { interval_seconds: row.get(0)?, jitter_percent: row.get(1)? })
+        })
         .optional()?;
-    text.map_or_else(|| Ok(HeartbeatPlan::default()), |text| json("plan", &text))
+    Ok(plan.unwrap_or_default())
 }

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::{Result, StoreError};
 
 /// Each entry brings the schema from its index to the next; entries are never changed, only added.
-const MIGRATIONS: [&str; 1] = [V1];
+const MIGRATIONS: [&str; 2] = [V1, V2];
 
 /// Times are seconds since 1970. Digests and serial numbers are lower-case hexadecimal digits.
 const V1: &str = "
@@ -122,6 +122,14 @@ CREATE TABLE events (
 CREATE INDEX events_by_time ON events (site, node, received);
 ";
 
+/// What every heartbeat and every look for lost nodes asks of a plan, beside it.
+const V2: &str = "
+ALTER TABLE sites ADD COLUMN interval_seconds INTEGER NOT NULL DEFAULT 30;
+ALTER TABLE sites ADD COLUMN jitter_percent INTEGER NOT NULL DEFAULT 10;
+UPDATE sites SET interval_seconds = coalesce(json_extract(plan, '$.heartbeat.interval-seconds'), 30),
+                 jitter_percent = coalesce(json_extract(plan, '$.heartbeat.jitter-percent'), 10);
+";
+
 /// Brings the database up to date.
 ///
 /// # Errors
@@ -139,4 +147,24 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
     tx.pragma_update(None, "user_version", known)?;
     tx.commit()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_database_keeps_what_it_holds() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(V1).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        let plan = r#"{"heartbeat": {"interval-seconds": 7, "jitter-percent": 3}}"#;
+        connection.execute("INSERT INTO sites VALUES ('s1', '', ?1, 0)", [plan]).unwrap();
+        migrate(&mut connection, Path::new("c.db")).unwrap();
+        migrate(&mut connection, Path::new("c.db")).unwrap();
+        let row = connection.query_row("SELECT interval_seconds, jitter_percent FROM sites", [], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+        });
+        assert_eq!(row.unwrap(), (7, 3));
+    }
 }

@@ -169,8 +169,8 @@ impl Controller {
     /// The address that a log line with this message names.
     pub fn logged_address(&self, message: &str) -> String {
         let log = self.log();
-        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let line = lines.filter(|line| line["message"] == message).last().unwrap();
+        let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let line = lines.rfind(|line| line["message"] == message).unwrap();
         line["address"].as_str().unwrap().to_owned()
     }
 

@@ -1,0 +1,61 @@
+//! Entry points for fuzz targets: what reads bytes from outside before anything is known of their sender.
+
+/// Any bytes as each request of a node and of an operator.
+pub fn requests(data: &[u8]) {
+    let _ = super::node::read_enrolment(data);
+    let _ = super::node::read_heartbeat(data);
+    let _ = super::input::json::<cairn_protocol::heartbeat::Status>("", data);
+    let _ = super::input::json::<super::operator::SeedRequest>("", data);
+    if let Ok(text) = super::operator::read_plan_text(data) {
+        let _ = cairn_protocol::plan::Plan::parse(text);
+    }
+}
+
+/// Any bytes as a client certificate, a certificate request, and uploads.
+pub fn credentials_and_uploads(data: &[u8]) {
+    let _ = crate::tls::client_of("cairn.lab", data);
+    let id = cairn_protocol::ids::Sha256Digest::of(data);
+    let _ = crate::releases::check_chunk(id, data);
+    let _ = crate::releases::check_index(id, data);
+    let _ = crate::releases::check_target("os/base/1.0.0/manifest.json", id, data);
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = crate::csr::key_of(text);
+        let _ = super::files::part_of(text, data.len() as u64);
+        let _ = super::repo::RepoFile::metadata(text);
+        let _ = super::repo::RepoFile::target(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_answered(data in proptest::collection::vec(any::<u8>(), 0..600)) {
+            requests(&data);
+            credentials_and_uploads(&data);
+        }
+
+        #[test]
+        fn a_damaged_heartbeat_is_answered(at in 0_usize..400, byte: u8, cut in 0_usize..400) {
+            let beat = json!({
+                "sequence": 1, "boot_id": "b", "stage": "fetch", "state": "ready", "status_digest": "0".repeat(64),
+                "uptime_seconds": 1, "agent_rss_bytes": 1, "agent_cpu_millis": 1, "events": [{
+                    "id": 1, "boot_id": "b", "unix_seconds": 1, "stage": "fetch", "severity": "error", "code": "c",
+                    "line": "l"
+                }]
+            });
+            let whole = serde_json::to_vec(&beat).unwrap();
+            prop_assert!(super::super::node::read_heartbeat(&whole).is_ok());
+            let mut bytes = whole.clone();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            requests(&bytes);
+            requests(&whole[..cut % whole.len()]);
+        }
+    }
+}
