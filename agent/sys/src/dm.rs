@@ -216,6 +216,14 @@ impl Control {
         Ok(statuses(&answer))
     }
 
+    /// Removes `name` if nothing uses it.
+    ///
+    /// # Errors
+    /// [`SysError`]: `ENXIO` when there is no such device, `EBUSY` while it is in use.
+    pub fn remove_unused(&self, name: &str) -> Result<()> {
+        self.call(Command::Remove, name, 0, &[]).map(|_| ())
+    }
+
     /// Removes `name`, or, while it is in use, when its last user is gone.
     ///
     /// # Errors

@@ -69,6 +69,8 @@ pub fn attach(layer: &Layer, at: &Path) -> Result<Attached, LayerError> {
     check(layer, Depth::Quick)?;
     let (data, tree) = (attach_loop(&layer.file).map_err(io)?, attach_loop(&layer.tree).map_err(io)?);
     let control = Control::open().map_err(|e| io(e.into()))?;
+    // A worker that died between the two steps left it behind. In use, it stays, and the next step says so.
+    let _ = control.remove_unused(&device);
     let created =
         control.create(&device, &[table(layer, data.path(), tree.path())]).map_err(|e| io(e.into()))?;
     // From here on the device holds both loop devices.

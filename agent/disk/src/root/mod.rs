@@ -71,8 +71,8 @@ pub struct NewRoot {
 ///
 /// # Errors
 /// [`DiskError::Unexpected`] for a base without the directories it must have or a path that leaves `/etc`;
-/// [`DiskError::File`] for mounts (are the modules overlay and erofs loaded?). What was mounted so far stays below `at`:
-/// call [`dismantle`] before another try.
+/// [`DiskError::File`] for mounts (are the modules overlay and erofs loaded?). What was mounted so far stays; another try
+/// starts over.
 pub fn prepare(plan: &RootPlan) -> Result<NewRoot> {
     let at = &plan.at;
     if plan.stack.is_empty() || !plan.stack.bytes().all(|b| b.is_ascii_alphanumeric()) {
@@ -82,6 +82,7 @@ pub fn prepare(plan: &RootPlan) -> Result<NewRoot> {
         });
     }
     let persist = plan.persist_etc.iter().map(|path| inner(path, at)).collect::<Result<Vec<_>>>()?;
+    dismantle(plan)?;
     stack(plan)?;
     for name in MOUNT_POINTS {
         if !at.join(name).is_dir() {

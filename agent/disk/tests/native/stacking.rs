@@ -72,6 +72,10 @@ fn a_root_of_one_layer_and_what_outlives_it() {
     let plan = plan(&room, vec![layer(&room, "base", BASE)], "s1");
     let new = root::prepare(&plan).unwrap();
     let at = |path: &str| new.path.join(path);
+    // A second try starts over, as after a crash in the middle.
+    fs::write(at("etc/rendered"), b"x").unwrap();
+    root::prepare(&plan).unwrap();
+    assert!(!at("etc/rendered").exists());
     // Read-only but for the places that are not.
     assert!(fs::write(at("usr/bin/new"), b"").is_err());
     assert_eq!(read(&at("etc/os-release")), "ID=debian\n");
