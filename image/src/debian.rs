@@ -80,10 +80,11 @@ impl Package {
         finish: &str,
         progress: &dyn Fn(&str),
     ) -> Result<PathBuf, Error> {
-        let parent = toolbox::cache_dir()?.join("deb");
+        let parent = toolbox::cache_dir()?.join("packages");
         let dir = parent.join(format!("{}_{}", self.name, &self.sha256[..16]));
-        if dir.is_dir() {
-            return Ok(dir);
+        let root = dir.join("root");
+        if root.is_dir() {
+            return Ok(root);
         }
         progress(&format!("debian: fetching {} {}", self.name, self.version));
         fs::create_dir_all(&parent).map_err(error::file("create", &parent))?;
@@ -94,10 +95,15 @@ impl Package {
         let mut command = toolbox.enter().bind(tmp.path()).cwd(tmp.path()).command("sh");
         command.args(["-euc", FETCH, "sh"]).arg(format!("{}={}", self.name, self.version)).arg(finish);
         run(&mut command, &format!("fetching {} {}", self.name, self.version), &|_| {})?;
-        match fs::rename(tmp.path().join("x"), &dir) {
+        // The directory that is renamed is ours also where what it holds is root's, by sudo.
+        let tmp = tmp.keep();
+        match fs::rename(&tmp, &dir) {
             // Somebody else was faster; theirs is the same.
-            Err(_) if dir.is_dir() => Ok(dir),
-            result => result.map(|()| dir.clone()).map_err(error::file("rename to", &dir)),
+            Err(_) if root.is_dir() => {
+                let _ = toolbox::privileged("rm").args(["-rf", "--"]).arg(&tmp).status();
+                Ok(root)
+            }
+            result => result.map(|()| root).map_err(error::file("rename to", &dir)),
         }
     }
 }
@@ -106,8 +112,9 @@ impl Package {
 const FETCH: &str = r#"
 get() { apt-get -q -o APT::Sandbox::User=root download "$1"; }
 get "$1" || { apt-get -q update; get "$1"; }
-dpkg-deb -x *.deb x
-cd x
+dpkg-deb -x *.deb root
+rm *.deb
+cd root
 sh -euc "$2"
 "#;
 
