@@ -82,7 +82,9 @@ impl BootUrls {
     pub fn of_boot_service(base: &str) -> Self {
         let base = base.trim_end_matches('/');
         Self {
-            ipxe_script: format!("{base}/boot.ipxe?serial=${{serial:uristring}}&uuid=${{uuid}}&mac=${{mac:hexhyp}}"),
+            ipxe_script: format!(
+                "{base}/boot.ipxe?serial=${{serial:uristring}}&uuid=${{uuid}}&mac=${{mac:hexhyp}}"
+            ),
             uki: format!("{base}/boot/{UKI}"),
         }
     }
@@ -161,7 +163,8 @@ impl Netboot {
         if lease_seconds < 120 {
             return Err(refuse("lease time", &lease_seconds.to_string(), "must be 120 seconds or more"));
         }
-        let inside = |address: Ipv4Addr| (address.to_bits() ^ self.server.to_bits()) & self.mask().to_bits() == 0;
+        let inside =
+            |address: Ipv4Addr| (address.to_bits() ^ self.server.to_bits()) & self.mask().to_bits() == 0;
         if !inside(first) || !inside(last) || first > last {
             return Err(Error::Range { first, last, server: self.server, prefix: self.prefix });
         }
@@ -208,6 +211,7 @@ fn text(field: &'static str, value: &str) -> Result<(), Error> {
 
 fn mac(value: &str) -> Result<(), Error> {
     let octets: Vec<&str> = value.split(':').collect();
-    let good = octets.len() == 6 && octets.iter().all(|o| o.len() == 2 && o.bytes().all(|b| b.is_ascii_hexdigit()));
+    let good =
+        octets.len() == 6 && octets.iter().all(|o| o.len() == 2 && o.bytes().all(|b| b.is_ascii_hexdigit()));
     if good { Ok(()) } else { Err(refuse("MAC address", value, "is not six hexadecimal octets")) }
 }

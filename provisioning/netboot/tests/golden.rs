@@ -75,11 +75,17 @@ fn values_that_would_change_the_configuration_are_refused() {
         ("DNS name", Netboot { names: vec![("a,b".to_owned(), Ipv4Addr::LOCALHOST)], ..full() }),
         (
             "MAC address",
-            Netboot { hosts: vec![Host { mac: "52:54:00:ca:00".to_owned(), ..full().hosts[0].clone() }], ..full() },
+            Netboot {
+                hosts: vec![Host { mac: "52:54:00:ca:00".to_owned(), ..full().hosts[0].clone() }],
+                ..full()
+            },
         ),
         (
             "MAC address",
-            Netboot { hosts: vec![Host { mac: "52:54:00:ca:00:+1".to_owned(), ..full().hosts[0].clone() }], ..full() },
+            Netboot {
+                hosts: vec![Host { mac: "52:54:00:ca:00:+1".to_owned(), ..full().hosts[0].clone() }],
+                ..full()
+            },
         ),
         ("prefix", Netboot { prefix: 31, ..full() }),
         ("TFTP root", Netboot { tftp_root: PathBuf::from("/srv/#tftp"), ..full() }),
