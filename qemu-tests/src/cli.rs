@@ -138,8 +138,8 @@ fn outside(
     let report = Report::default();
     Toolbox::ensure(&|line| report.line(line))?;
     if spec.site.controller {
-        let prepared =
-            prepare::prepare(spec.site.subnet.host(1), &arguments.recipe, &|line| report.line(line))?;
+        let recipe = spec.site.release.then_some(&*arguments.recipe);
+        let prepared = prepare::prepare(spec.site.subnet.host(1), recipe, &|line| report.line(line))?;
         more(&prepared)?;
     }
     let millis = report.elapsed().as_millis().to_string();
@@ -172,7 +172,7 @@ fn put_up(arguments: &Common, spec: spec::RackSpec) -> Result<(Rack, Report, Dur
     report.line(&format!("rack {} stands, accelerated by {}", rack.spec().name, rack.accel()));
     if rack.spec().site.controller {
         rack.publish()?;
-        report.line("the release is published, the plan applied");
+        report.line("release and plan are with the controller");
     }
     Ok((rack, report, prepare_time))
 }

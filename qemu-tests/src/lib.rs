@@ -17,6 +17,7 @@ pub mod progress;
 pub mod qemu;
 pub mod rack;
 pub mod report;
+pub mod scenario;
 pub mod service;
 pub mod signals;
 pub mod site;

@@ -161,22 +161,33 @@ impl Rack {
         self.controller.as_ref().map(|(_, _, central)| central)
     }
 
-    /// Publishes the prepared release and applies the rack's plan.
+    /// Publishes the prepared release, if the rack has one, and applies its plan.
     ///
     /// # Errors
     /// When there is no controller, or it refuses.
     pub fn publish(&self) -> Result<(), Error> {
-        let Some((prepared, tools, central)) = &self.controller else {
-            return Err(site::Error::NoController(self.spec.name.clone()).into());
-        };
-        let repository = prepared.repository().to_string_lossy().into_owned();
-        let log = self.dirs().log("cairnctl");
-        prepare::run(&tools.cairnctl, &central.words(&["publish", "--repo", &repository]), &log)?;
-        if let Some(plan) = &self.spec.site.plan {
-            let plan = plan.to_string_lossy();
-            prepare::run(&tools.cairnctl, &central.words(&["site", "plan", "apply", &plan]), &log)?;
+        if self.spec.site.release {
+            let (prepared, _, _) = self.hands()?;
+            self.operate(&["publish", "--repo", &prepared.repository().to_string_lossy()])?;
         }
-        Ok(())
+        match &self.spec.site.plan {
+            Some(plan) => self.operate(&["site", "plan", "apply", &plan.to_string_lossy()]),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs `cairnctl` with these words as the lab's operator; what it says goes to `logs/cairnctl.log`.
+    ///
+    /// # Errors
+    /// When there is no controller, or it refuses.
+    pub fn operate(&self, words: &[&str]) -> Result<(), Error> {
+        let (_, tools, central) = self.hands()?;
+        Ok(prepare::run(&tools.cairnctl, &central.words(words), &self.dirs().log("cairnctl"))?)
+    }
+
+    fn hands(&self) -> Result<&(Prepared, Tools, Central), Error> {
+        let hands = self.controller.as_ref();
+        hands.ok_or_else(|| site::Error::NoController(self.spec.name.clone()).into())
     }
 
     /// Cuts a card's link at the switch, or mends it.

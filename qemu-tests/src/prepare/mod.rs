@@ -169,11 +169,11 @@ impl Prepared {
     }
 }
 
-/// Everything that is prepared once for many runs; `say` gets one line per step that is really done.
+/// Everything that is prepared once for many runs, the release only with a `recipe`; `say` gets one line per step that is really done.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn prepare(address: Ipv4Addr, recipe: &Path, say: &dyn Fn(&str)) -> Result<Prepared, Error> {
+pub fn prepare(address: Ipv4Addr, recipe: Option<&Path>, say: &dyn Fn(&str)) -> Result<Prepared, Error> {
     let tools = Tools::find()?;
     let prepared = Prepared::locate(address)?;
     let root = &prepared.root;
@@ -240,6 +240,7 @@ pub fn prepare(address: Ipv4Addr, recipe: &Path, say: &dyn Fn(&str)) -> Result<P
             ],
         )]
     })?;
+    let Some(recipe) = recipe else { return Ok(prepared) };
     let uki = image.join("cairn.efi");
     let made_of = Stamp::new("bundle").file(recipe)?.file(&uki)?.file(&tools.cairnctl)?;
     step("bundle").run(&made_of, &[&bundle], || {

@@ -48,6 +48,8 @@ pub struct Site {
     pub subnet: Subnet,
     /// Whether a controller runs. Without one, nodes can only be watched on their consoles.
     pub controller: bool,
+    /// Whether the release (the bundle recipe) is built and published; nodes whose plan has no bundles need none.
+    pub release: bool,
     /// Who gives out addresses: `full` (our dnsmasq) or `proxy` (a second, plain one does; ours only says what to boot).
     pub dhcp: DhcpMode,
     /// What UEFI PXE loads over TFTP.
@@ -61,6 +63,7 @@ impl Default for Site {
             plan: None,
             subnet: Subnet { network: Ipv4Addr::new(10, 77, 0, 0), prefix: 24 },
             controller: true,
+            release: true,
             dhcp: DhcpMode::Full,
             uefi_pxe: UefiPxe::Ipxe,
         }

@@ -1,14 +1,14 @@
-//! One server of a rack: power, console, disks.
+//! One server of a rack: power, disks, sticks.
+//!
+//! - [`console`]: what it says, and waiting for it.
+
+mod console;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-use cairn_image::toolbox::Toolbox;
-use cairn_protocol::console::{Line, Said};
-use cairn_protocol::stage::Stage;
+use std::time::Instant;
 
 use crate::dirs::{self, Dirs, fail, socket};
 use crate::qemu::args::{self, Accel, Direct, DiskArgs, Machine, NicArgs};
@@ -18,6 +18,7 @@ use crate::spec::{Boot, Node as NodeSpec, RackSpec, disk_serial, mac};
 use crate::stick;
 use crate::switch::{Port, PortConfig, Switch, Vlan, wire};
 use crate::tail::{Tail, Timeout};
+use cairn_image::toolbox::Toolbox;
 
 /// Why something could not be done to a node.
 #[derive(Debug, thiserror::Error)]
@@ -282,78 +283,6 @@ impl Node {
     #[must_use]
     pub fn cpu_seconds(&self) -> f64 {
         self.spent + self.process.as_ref().map_or(0.0, Process::cpu_seconds)
-    }
-
-    /// Its console.
-    #[must_use]
-    pub fn console(&self) -> &Tail {
-        &self.tail
-    }
-
-    /// Where the console stands now; later waits look only at what comes after.
-    #[must_use]
-    pub fn mark(&self) -> usize {
-        self.tail.mark()
-    }
-
-    /// Waits for a console line since `mark` that `pick` answers to.
-    ///
-    /// # Errors
-    /// When it does not come in time, with the condition and the console's file.
-    pub fn wait_console<T>(
-        &self,
-        mark: usize,
-        patience: Duration,
-        condition: &str,
-        pick: impl FnMut(&str) -> Option<T>,
-    ) -> Result<T, Error> {
-        let waited = self.tail.wait(mark, patience, condition, pick);
-        waited.map_err(|source| Error::Timeout { node: self.spec.name.clone(), source })
-    }
-
-    /// Waits for a console line that holds `text`, and returns it.
-    ///
-    /// # Errors
-    /// As [`Node::wait_console`].
-    pub fn wait_text(&self, mark: usize, patience: Duration, text: &str) -> Result<String, Error> {
-        self.wait_console(mark, patience, text, |line| line.contains(text).then(|| line.to_owned()))
-    }
-
-    /// Waits until a stage is done.
-    ///
-    /// # Errors
-    /// As [`Node::wait_console`].
-    pub fn wait_stage(&self, mark: usize, patience: Duration, stage: Stage) -> Result<Line, Error> {
-        self.wait_said(mark, patience, &format!("stage {stage} done"), |line| {
-            line.stage == stage && line.said == Said::Done
-        })
-    }
-
-    /// Waits for a refusal with this code, and returns its line.
-    ///
-    /// # Errors
-    /// As [`Node::wait_console`].
-    pub fn wait_refused(&self, mark: usize, patience: Duration, code: &str) -> Result<Line, Error> {
-        self.wait_said(
-            mark,
-            patience,
-            &format!("refusal {code}"),
-            |line| matches!(&line.said, Said::Refused { code: said, .. } if said == code),
-        )
-    }
-
-    /// Waits for a line of the agent.
-    ///
-    /// # Errors
-    /// As [`Node::wait_console`].
-    pub fn wait_said(
-        &self,
-        mark: usize,
-        patience: Duration,
-        condition: &str,
-        wanted: impl Fn(&Line) -> bool,
-    ) -> Result<Line, Error> {
-        self.wait_console(mark, patience, condition, |text| Line::parse(text).filter(|line| wanted(line)))
     }
 
     /// The file behind a disk.
