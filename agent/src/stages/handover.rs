@@ -233,12 +233,12 @@ fn carry_agent(context: &Context) -> std::io::Result<()> {
     fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755))?;
     fs::rename(&temporary, &agent)?;
     // The image's trust goes along: the base layer knows nothing of the controller.
-    let trust = context.paths.in_run("trust");
-    fs::create_dir_all(&trust)?;
-    for name in ["image.json", "ca.pin", "root.json"] {
-        let from = context.paths.trust().join(name);
-        if from.exists() {
-            fs::copy(from, trust.join(name))?;
+    let (from, to) = (context.paths.trust(), context.paths.in_run("trust"));
+    fs::create_dir_all(&to)?;
+    // image.json comes last: where it is, all is there.
+    for name in ["root.json", "ca.pin", "image.json"] {
+        if from != to && from.join(name).exists() {
+            fs::copy(from.join(name), to.join(name))?;
         }
     }
     let units = Path::new("/run/systemd/system");

@@ -43,6 +43,8 @@ async fn try_find(context: &mut Context) -> Result<Outcome, Trouble> {
             // Without an ESP the choice is made from STATE alone.
             let loaders =
                 disk.mount_esp(&mounts).and_then(|()| Loaders::open(&mounts.esp)).and_then(|l| l.list());
+            // Mounted for as short as can be: it has no journal.
+            cairn_disk::mounts::detach(&mounts.esp)?;
             Ok((disk, loaders.ok()))
         })
         .await?
@@ -86,8 +88,11 @@ async fn try_find(context: &mut Context) -> Result<Outcome, Trouble> {
         }
         Action::Reboot { id, uki } => {
             let reason = format!("generation {id} needs boot image {uki}, {running} is running");
-            if let Ok(loaders) = Loaders::open(&mounts.esp) {
-                let _ = loaders.give_up(&running);
+            if let Some(disk) = &context.disk
+                && disk.mount_esp(&mounts).is_ok()
+            {
+                let _ = Loaders::open(&mounts.esp).and_then(|loaders| loaders.give_up(&running));
+                let _ = cairn_disk::mounts::detach(&mounts.esp);
             }
             context.control.send(&Message::Reboot { reason: reason.clone() });
             Err(Trouble::waiting(reason, "the machine reboots; let it boot from its own disk"))

@@ -104,7 +104,7 @@ impl Context {
             .map_or(0, |trust| trust.settings.build_time)
             .max(crate::stages::last_time(&paths.run()));
         let clock = options.clock.map_or_else(|| Clock::new(floor), |time| Clock::on_machine(floor, time));
-        let console = if hosted || !control.is_connected() { Console::stdout() } else { Console::of_node() };
+        let console = if hosted { Console::stdout() } else { Console::of_node() };
         Self {
             console: Arc::new(console),
             cmdline: Cmdline::parse(&cmdline),
