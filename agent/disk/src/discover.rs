@@ -141,7 +141,7 @@ fn attribute(path: &Path) -> Option<String> {
 fn describe(sources: &Sources, name: &str) -> Option<Found> {
     let dir = sources.sys.join("block").join(name);
     let read = |relative: &str| attribute(&dir.join(relative));
-    let first = |all: &[&str]| all.iter().find_map(|relative| read(relative)).unwrap_or_default();
+    let first = |all: &[&str]| all.iter().find_map(|relative| read(relative));
     let size_bytes = read("size")?.parse::<u64>().ok()?.checked_mul(512)?;
     if size_bytes == 0 || read("hidden").as_deref() == Some("1") {
         return None;
@@ -164,8 +164,9 @@ fn describe(sources: &Sources, name: &str) -> Option<Found> {
         serial: read("device/vpd_pg80")
             .map(|page| page.trim_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned())
             .filter(|serial| !serial.is_empty())
-            .unwrap_or_else(|| first(&["device/serial", "serial"])),
-        wwn: first(&["wwid", "device/wwid"]),
+            .or_else(|| first(&["device/serial", "serial"]).or_else(|| usb_serial(&real)))
+            .unwrap_or_default(),
+        wwn: first(&["wwid", "device/wwid"]).unwrap_or_default(),
         transport: transport.to_owned(),
         path: bus_path(&device_path, name, sas_address.as_deref()),
         size_bytes,
@@ -175,6 +176,12 @@ fn describe(sources: &Sources, name: &str) -> Option<Found> {
         content: DiskContent::Unknown,
     };
     Some(Found { disk, node: sources.dev.join(name), boot_medium: false, layout: None, finished: false })
+}
+
+/// The serial number of the USB device that a disk is in: the kernel does not ask sticks for their SCSI pages.
+fn usb_serial(device: &Path) -> Option<String> {
+    let usb = device.ancestors().find(|dir| dir.join("idVendor").exists())?;
+    attribute(&usb.join("serial"))
 }
 
 /// The transport, from the device's path below /sys/devices.
@@ -381,6 +388,17 @@ mod tests {
     fn a_disk_that_cannot_be_read_is_unknown() {
         let (root, sources) = fixture("sda", "pci0000:00/0000:00:1f.2/ata1/host0", &[("size", "4096\n")]);
         assert_eq!(disks(&sources, root.path())[0].disk.content, DiskContent::Unknown);
+    }
+
+    #[test]
+    fn a_usb_serial_comes_from_the_usb_device() {
+        let device = "pci0000:00/0000:00:14.0/usb1/1-2/1-2:1.0/host3/target3:0:0/3:0:0:0";
+        let (root, sources) = fixture("sdb", device, &[("size", "4096\n")]);
+        let usb = root.path().join("sys/devices/pci0000:00/0000:00:14.0/usb1/1-2");
+        fs::write(usb.join("idVendor"), "0951\n").unwrap();
+        fs::write(usb.join("serial"), "STICK-1\n").unwrap();
+        let disk = disks(&sources, root.path()).remove(0).disk;
+        assert_eq!((disk.serial.as_str(), disk.transport.as_str()), ("STICK-1", "usb"));
     }
 
     #[test]

@@ -24,7 +24,10 @@ use cairn_protocol::plan::{Disks, Selector, Size, SystemDisk as Wanted};
 use cairn_sys::power::{self, Next};
 use nix::mount::{MsFlags, mount};
 
+/// crc32c comes first: libcrc32c, which erofs needs, asks for it by name and not by symbol.
 const MODULES: &[&str] = &[
+    "crc32c_generic",
+    "crc32c_intel",
     "virtio_pci",
     "virtio_blk",
     "loop",
@@ -37,6 +40,8 @@ const MODULES: &[&str] = &[
     "nls_cp437",
     "nls_ascii",
 ];
+/// Drivers of the other buses; not in every kernel.
+const BUSES: &[&str] = &["nvme", "ahci", "sd_mod", "virtio_scsi", "xhci_pci", "usb_storage"];
 const PAYLOAD: &str = "/mnt/payload";
 
 fn main() {
@@ -55,11 +60,12 @@ fn main() {
     for (kind, at) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/run")] {
         mount(Some(kind), at, Some(kind), MsFlags::empty(), None::<&str>).unwrap();
     }
-    load_modules();
+    load_modules(MODULES);
     let cmdline = fs::read_to_string("/proc/cmdline").unwrap();
     match cmdline.split_whitespace().find_map(|word| word.strip_prefix("vm.version=")) {
         None => install(),
         Some("1.0") => good(),
+        Some("disks") => disks(),
         Some(other) => {
             println!("vm: started {other}");
             end(Next::Reboot);
@@ -73,11 +79,11 @@ fn end(next: Next) {
 }
 
 /// Loads what is a module here, dependencies first.
-fn load_modules() {
+fn load_modules(names: &[&str]) {
     let dir = fs::read_dir("/lib/modules").unwrap().next().unwrap().unwrap().path();
     let dep = fs::read_to_string(dir.join("modules.dep")).unwrap();
     let stem = |path: &str| path.rsplit('/').next().unwrap().split('.').next().unwrap().replace('-', "_");
-    for name in MODULES {
+    for name in names {
         let Some((path, needs)) =
             dep.lines().filter_map(|l| l.split_once(':')).find(|(p, _)| stem(p) == *name)
         else {
@@ -132,6 +138,31 @@ fn describe(payload: &Path, data: &Path) -> (Layer, u64) {
         data_blocks: words[2].parse().unwrap(),
     };
     (layer, words[3].parse().unwrap())
+}
+
+/// Waits until all disks that the command line counts are there, and describes them.
+fn disks() {
+    load_modules(BUSES);
+    let cmdline = fs::read_to_string("/proc/cmdline").unwrap();
+    let count: usize =
+        cmdline.split_whitespace().find_map(|word| word.strip_prefix("vm.disks=")).unwrap().parse().unwrap();
+    while find().len() < count {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    for found in find() {
+        let disk = found.disk;
+        println!(
+            "vm: disk {} {} [{}] {} {} {} {}",
+            disk.serial,
+            disk.transport,
+            disk.model,
+            disk.path,
+            disk.size_bytes,
+            disk.sector_bytes,
+            disk.removable
+        );
+        println!("vm: disk {} {:?} {}", disk.serial, disk.content, disk.wwn);
+    }
 }
 
 fn install() {

@@ -90,6 +90,9 @@ impl Machine {
         }
         let output = command.stdin(Stdio::null()).output().unwrap();
         let serial = String::from_utf8_lossy(&output.stdout).into_owned();
+        for line in serial.lines().filter(|line| line.contains("vm: ")) {
+            eprintln!("{line}");
+        }
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(
             output.status.success() && !serial.contains("vm: FAILED"),
@@ -141,25 +144,36 @@ fn make_layer(machine: &Machine, init: &Path) {
         .unwrap();
 }
 
+fn machine() -> Machine {
+    Machine { dir: tempfile::tempdir().unwrap(), toolbox: Toolbox::ensure(&|_| {}).unwrap() }
+}
+
+const CMDLINE: &str = "console=ttyS0,115200 panic=-1 loglevel=4 no_timer_check";
+
+fn image(machine: &Machine, init: &Path, flavour: Flavour, version: &str) -> PathBuf {
+    let options = Options {
+        flavour,
+        agent: init.to_owned(),
+        trust: None,
+        out: machine.dir.path().join(version),
+        cmdline: format!("{CMDLINE} vm.version={version}"),
+        version: Some(version.into()),
+        firmware: vec![],
+        modules: vec![],
+        plain_modules: false,
+        workspace: Some(workspace()),
+    };
+    build::build(&options, &|line| eprintln!("{line}")).unwrap();
+    options.out
+}
+
 fn make() -> Machine {
-    let machine = Machine { dir: tempfile::tempdir().unwrap(), toolbox: Toolbox::ensure(&|_| {}).unwrap() };
+    let machine = machine();
     let init = vm_init();
     fs::create_dir(machine.path("payload")).unwrap();
     for version in ["1.0", "2.0"] {
-        let options = Options {
-            flavour: Flavour::Cloud,
-            agent: init.clone(),
-            trust: None,
-            out: machine.dir.path().join(version),
-            cmdline: format!("console=ttyS0,115200 panic=-1 loglevel=4 no_timer_check vm.version={version}"),
-            version: Some(version.into()),
-            firmware: vec![],
-            modules: vec![],
-            plain_modules: false,
-            workspace: Some(workspace()),
-        };
-        build::build(&options, &|line| eprintln!("{line}")).unwrap();
-        fs::copy(options.out.join("cairn.efi"), machine.path(&format!("payload/{version}.efi"))).unwrap();
+        let out = image(&machine, &init, Flavour::Cloud, version);
+        fs::copy(out.join("cairn.efi"), machine.path(&format!("payload/{version}.efi"))).unwrap();
     }
     make_layer(&machine, &init);
     machine.run(&["mkfs.erofs", &machine.path("payload.erofs"), &machine.path("payload")]);
@@ -175,7 +189,7 @@ fn a_disk_is_made_damaged_booted_and_falls_back() {
         machine.path("1.0/vmlinuz"),
         machine.path("1.0/initramfs.img")
     );
-    let serial = machine.boot(&direct, Some("console=ttyS0,115200 panic=-1 loglevel=4 no_timer_check"));
+    let serial = machine.boot(&direct, Some(CMDLINE));
     for expected in [
         "vm: verity reads",
         "vm: a flipped byte is EIO",
@@ -195,7 +209,8 @@ fn a_disk_is_made_damaged_booted_and_falls_back() {
         let serial = machine.boot(firmware, None);
         assert_eq!(started(&serial), ["2.0", "2.0", "1.0"], "{firmware}:\n{serial}");
         assert!(serial.contains("vm: 1.0 has None") && serial.contains("vm: 2.0 has Some(0)"), "{serial}");
-        assert!(serial.contains(&format!("vm: second stage, boot {boots} of this disk")), "{serial}");
+        let second = format!("vm: second stage, boot {boots} of this disk, modules gone: true");
+        assert!(serial.contains(&second), "{serial}");
     }
     // A grubenv that cannot be read: GRUB starts what it finds.
     let esp = format!("{}@@2M", machine.path("system.img"));
@@ -204,4 +219,42 @@ fn a_disk_is_made_damaged_booted_and_falls_back() {
     let serial = machine.boot("-machine pc", None);
     assert_eq!(started(&serial), ["1.0"], "{serial}");
     assert!(serial.contains("vm: second stage, boot 3 of this disk"), "{serial}");
+}
+
+#[test]
+fn disks_on_every_bus_are_told_apart() {
+    let machine = machine();
+    image(&machine, &vm_init(), Flavour::Generic, "disks");
+    let mut arguments = format!(
+        "-machine q35 -kernel {} -initrd {} -device virtio-scsi-pci -device qemu-xhci",
+        machine.path("disks/vmlinuz"),
+        machine.path("disks/initramfs.img")
+    );
+    // serial, device, what is said of it
+    let buses = [
+        ("BLK", "virtio-blk-pci,logical_block_size=4096,physical_block_size=4096", "virtio [] pci-"),
+        ("NVME", "nvme", "nvme [QEMU NVMe Ctrl] pci-"),
+        ("SATA", "ide-hd,bus=ide.2", "sata [QEMU HARDDISK] pci-0000:00:1f.2-ata-3 "),
+        ("SCSI", "scsi-hd,wwn=0x5000c500a1b2c3d4", "scsi [QEMU QEMU HARDDISK] pci-"),
+        ("USB", "usb-storage,removable=on", "usb [QEMU QEMU HARDDISK] pci-"),
+    ];
+    for (serial, device, _) in buses {
+        let path = machine.path(serial);
+        fs::File::create(&path).unwrap().set_len(64 << 20).unwrap();
+        arguments += &format!(
+            " -drive if=none,id={serial},format=raw,file={path} -device {device},drive={serial},serial={serial}"
+        );
+    }
+    // The two that every machine here has, and these.
+    fs::File::create(machine.path("system.img")).unwrap().set_len(64 << 20).unwrap();
+    fs::File::create(machine.path("payload.erofs")).unwrap().set_len(64 << 20).unwrap();
+    let append = format!("{CMDLINE} vm.version=disks vm.disks={}", buses.len() + 2);
+    let serial = machine.boot(&arguments, Some(&append));
+    for (name, _, expected) in buses {
+        assert!(serial.contains(&format!("vm: disk {name} {expected}")), "{name}:\n{serial}");
+        assert!(serial.contains(&format!("vm: disk {name} Empty")), "{name}:\n{serial}");
+    }
+    assert!(serial.contains(" 67108864 4096 false"), "{serial}");
+    assert!(serial.contains(" 67108864 512 true"), "{serial}");
+    assert!(serial.contains("vm: disk SCSI Empty naa.5000c500a1b2c3d4"), "{serial}");
 }
