@@ -52,7 +52,10 @@ pub fn refresh_site(
     for view in nodes::list(tx, Some(site))? {
         let name = store::name(&view.node)?;
         let Some((plan, node)) = plan.as_ref().and_then(|plan| Some((plan, plan.nodes.get(&name)?))) else {
-            assignments::withdraw(tx, site, &name)?;
+            if view.assigned_sequence.is_some() {
+                assignments::withdraw(tx, site, &name)?;
+                changed.push(name);
+            }
             continue;
         };
         let before = assignments::latest(tx, site, &name)?;

@@ -130,7 +130,7 @@ pub fn init(dir: &Dir, trust_domain: &str, names: &[String], now: u64) -> Result
 pub fn renew_server(dir: &Dir, ca: &Ca, settings: &Settings, now: u64) -> Result<Issued, ConfigError> {
     let (key, spki) = pki::new_key()?;
     let issued = ca.issue(&Subject::Server { names: &settings.names }, &spki, now, pki::SERVER_LIFE)?;
-    // Key and certificate in one file each would tear; the certificate goes last and names the key it belongs to.
+    // A crash between the two leaves a pair that does not match; `serve` then makes another.
     dir::write(&dir.file("tls.key"), key.as_bytes(), 0o600)?;
     dir::write(&dir.file("tls.crt"), format!("{}{}", issued.pem, ca.pem).as_bytes(), 0o644)?;
     Ok(issued)

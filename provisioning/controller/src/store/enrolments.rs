@@ -108,7 +108,8 @@ fn approved(tx: &Connection, key: Sha256Digest) -> Result<Option<(Name, Name)>> 
     row.map(|(site, node)| Ok((name(&site)?, name(&node)?))).transpose()
 }
 
-/// Makes `key` the key of the node, unless the node has another one and a disk that was installed with it.
+/// Makes `key` the key of the node, unless the node has another one and a disk that was installed with it. An ordered
+/// reinstall wipes that disk, and the old key may go with it: until it is done another key is let in.
 fn bind(
     tx: &Connection,
     site: &Name,
@@ -118,7 +119,9 @@ fn bind(
     now: u64,
 ) -> Result<Verdict> {
     let (old, installed): (Option<String>, bool) = tx
-        .prepare_cached("SELECT key, installed FROM nodes WHERE site = ?1 AND node = ?2")?
+        .prepare_cached(
+            "SELECT key, installed = 1 AND reinstall_sequence IS NULL FROM nodes WHERE site = ?1 AND node = ?2",
+        )?
         .query_row([site.as_str(), node.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let key_text = key.to_string();
     let same = old.as_deref() == Some(key_text.as_str());
@@ -292,7 +295,8 @@ pub fn approve(tx: &Connection, id: u64, site: &Name, node: &Name) -> Result<App
     let Some(key) = key else { return Ok(Approval::NoSuchKey) };
     let row: Option<(Option<String>, bool)> = tx
         .query_row(
-            "SELECT key, installed FROM nodes WHERE site = ?1 AND node = ?2 AND planned = 1",
+            "SELECT key, installed = 1 AND reinstall_sequence IS NULL FROM nodes
+             WHERE site = ?1 AND node = ?2 AND planned = 1",
             [site.as_str(), node.as_str()],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )

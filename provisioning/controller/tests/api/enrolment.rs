@@ -65,6 +65,15 @@ async fn another_key_may_take_over_until_the_node_is_installed() {
     assert!(answer.refused(403, "serial-already-enrolled").contains("cairnctl node release s1 n1"));
     assert_eq!(second.enrol(&controller).await.status, 200);
     assert_eq!(Answer::of(node.get(url("/v1/node/assignment"))).await.status, 200);
+    // A reinstall may take the key with the disk: until it is done another one is let in.
+    let reinstall = controller.operator(Method::POST, "/v1/nodes/s1/n1/reinstall");
+    assert_eq!(Answer::of(reinstall).await.status, 200);
+    let fourth = Machine::new("SERIAL-1");
+    let node = controller.member(&fourth).await;
+    let generation = controller.get("/v1/nodes/s1/n1").await["assigned_generation"].clone();
+    let done = beat(1, generation.as_str(), &[]);
+    assert_eq!(Answer::of(node.post(url("/v1/node/heartbeat")).json(&done)).await.status, 200);
+    third.enrol(&controller).await.refused(403, "serial-already-enrolled");
     // Released: the next key is welcome, the old one is not.
     assert_eq!(Answer::of(controller.operator(Method::POST, "/v1/nodes/s1/n1/release")).await.status, 200);
     Answer::of(node.get(url("/v1/node/assignment"))).await.refused(403, "certificate-revoked");

@@ -144,3 +144,32 @@ fn a_folder_is_made_once_and_bad_names_are_refused() {
         .unwrap();
     assert!(String::from_utf8(serve.stderr).unwrap().contains("/nonexistent/controller.json"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_certificate_that_does_not_fit_its_key_is_made_anew() {
+    let mut controller = Controller::new();
+    let key = controller.dir().join("tls.key");
+    let (before, other) = (std::fs::read(&key).unwrap(), Controller::stopped());
+    std::fs::copy(other.dir().join("tls.key"), &key).unwrap();
+    controller.restart(&[]);
+    assert_eq!(controller.get("/v1/sites").await, serde_json::json!([]));
+    assert_ne!(std::fs::read(&key).unwrap(), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_over_the_cap_wait_for_one_that_ends() {
+    let mut controller = Controller::stopped();
+    controller.start(&["--max-connections", "8"]);
+    let address = controller.url.strip_prefix("https://").unwrap().to_owned();
+    let mut idle = Vec::new();
+    for _ in 0..8 {
+        idle.push(tokio::net::TcpStream::connect(&address).await.unwrap());
+    }
+    let anyone = controller.anyone();
+    let request = tokio::spawn(anyone.get(format!("{}/healthz", controller.url)).send());
+    // Less than the 15 seconds after which the server itself ends a handshake that does not begin.
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    assert!(!request.is_finished(), "the cap holds");
+    idle.pop();
+    assert_eq!(request.await.unwrap().unwrap().status(), 200);
+}
