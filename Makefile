@@ -68,6 +68,11 @@ lab-tools: agent
 lab: lab-tools ## Boot a rack in QEMU and watch it come up (RACK=file, LAB_FLAGS="--keep")
 	target/debug/cairn-lab run $(RACK) $(LAB_FLAGS)
 
+.PHONY: bench-boot
+bench-boot: lab-tools ## Boot to enrolment beside an init that only prints: CPU time, ratio
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --quiet -p cairn-image --bin cairn-print-init --profile agent --target $(TARGET)
+	target/debug/cairn-lab bench $(LAB_FLAGS)
+
 .PHONY: lab-clean
 lab-clean: ## Remove what killed lab runs left behind
 	$(CARGO) run --quiet -p cairn-lab -- clean

@@ -53,6 +53,9 @@ pub enum Dhcp {
         router: Option<Ipv4Addr>,
         /// Lease time in seconds, at least 120 (dnsmasq's own minimum).
         lease_seconds: u32,
+        /// Whether an address is pinged, for up to three seconds, before it is leased for the first time: a guard against
+        /// machines with a static address in the range.
+        ping_first: bool,
     },
     /// Another server does; dnsmasq only adds what to boot (proxy-DHCP, PXE specification 2.1).
     Proxy,

@@ -66,9 +66,12 @@ fn clients(line: &mut impl FnMut(String)) {
 }
 
 fn full(netboot: &Netboot, line: &mut impl FnMut(String)) {
-    let Dhcp::Full { first, last, router, lease_seconds } = &netboot.dhcp else { return };
+    let Dhcp::Full { first, last, router, lease_seconds, ping_first } = &netboot.dhcp else { return };
     line("dhcp-authoritative".to_owned());
     line(format!("dhcp-range={first},{last},{},{lease_seconds}", netboot.mask()));
+    if !ping_first {
+        line("no-ping".to_owned());
+    }
     match router {
         Some(router) => line(format!("dhcp-option=option:router,{router}")),
         // Without a value dnsmasq sends no router at all; its default would be itself.

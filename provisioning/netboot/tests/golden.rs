@@ -18,6 +18,7 @@ fn full() -> Netboot {
             last: Ipv4Addr::new(10, 77, 0, 199),
             router: None,
             lease_seconds: 3600,
+            ping_first: true,
         },
         names: vec![("controller.cairn.test".to_owned(), Ipv4Addr::new(10, 77, 0, 1))],
         hosts: vec![Host {
@@ -101,6 +102,7 @@ fn values_that_would_change_the_configuration_are_refused() {
         last: Ipv4Addr::new(10, 77, 1, 10),
         router: None,
         lease_seconds: 3600,
+        ping_first: true,
     };
     assert!(matches!(dnsmasq::conf(&Netboot { dhcp: outside, ..full() }), Err(Error::Range { .. })));
     assert!(ipxe::chain("http://a/\nshell").is_err());
@@ -120,7 +122,11 @@ fn dnsmasq_accepts(conf: &str) -> Result<(), String> {
 
 #[test]
 fn dnsmasq_accepts_what_is_written() {
-    for netboot in [full(), proxy(), Netboot { uefi_pxe: UefiPxe::Uki, ..full() }] {
+    let Dhcp::Full { first, last, router, lease_seconds, .. } = full().dhcp else { panic!("not full") };
+    let unpinged = Dhcp::Full { first, last, router, lease_seconds, ping_first: false };
+    let unpinged = Netboot { dhcp: unpinged, ..full() };
+    assert!(dnsmasq::conf(&unpinged).unwrap().contains("\nno-ping\n"));
+    for netboot in [full(), proxy(), unpinged, Netboot { uefi_pxe: UefiPxe::Uki, ..full() }] {
         let conf = dnsmasq::conf(&netboot).unwrap();
         dnsmasq_accepts(&conf).unwrap_or_else(|said| panic!("{said}\n{conf}"));
     }

@@ -48,7 +48,7 @@ impl Site {
         namespace::ip(&["link", "set", OTHER_TAP, "up"])?;
         let conf = format!(
             "interface={OTHER_TAP}\nexcept-interface=lo\nbind-interfaces\nno-resolv\nno-hosts\nuser=root\nlog-dhcp\n\
-             dhcp-leasefile={}\ndhcp-authoritative\ndhcp-range={},{},{mask},3600\ndhcp-option=option:router\n\
+             dhcp-leasefile={}\ndhcp-authoritative\nno-ping\ndhcp-range={},{},{mask},3600\ndhcp-option=option:router\n\
              dhcp-option=option:dns-server,{address}\nhost-record={CONTROLLER_NAME},{}\n",
             self.dirs.work().join("other-dhcp.leases").display(),
             subnet.host(100),
@@ -76,6 +76,8 @@ fn netboot(rack: &RackSpec, address: Ipv4Addr, tftp: &Path, dirs: &Dirs) -> Netb
             last: rack.site.subnet.host(199),
             router: None,
             lease_seconds: 3600,
+            // Nobody else is in the range.
+            ping_first: false,
         },
         DhcpMode::Proxy => Dhcp::Proxy,
     };
