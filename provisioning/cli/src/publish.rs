@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use cairn_bundle::chunk::ChunkId;
 use cairn_bundle::manifest;
 use cairn_bundle::store::{Store, chunk_path};
-use cairn_bundle::tuf::metadata::{Parsed, Root, Snapshot, Timestamp};
+use cairn_bundle::tuf::metadata::{MetaFile, Parsed, Root, Snapshot, Timestamp};
 use cairn_bundle::tuf::repository::Repository;
-use cairn_bundle::tuf::{Date, Role, quote};
+use cairn_bundle::tuf::{Date, Role, TufError, quote};
 use cairn_protocol::api;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
@@ -55,8 +55,9 @@ pub(crate) fn run(options: &Publish, global: &Global, out: &Output) -> Result<()
     let repository = repo::open(dir)?;
     let release = read_release(dir, &repository)?;
     let sent = client::run(async {
-        let behind = controllers_versions(&client).await?;
-        catch_up(dir, &repository, behind, options.keys.as_deref(), repo::now(global))?;
+        if let Some(shown) = Stamp::of_controller(&client).await? {
+            catch_up(dir, &repository, &shown, options.keys.as_deref(), repo::now(global))?;
+        }
         let mut sent = Sent::default();
         send_chunks(&client, dir, &release, options.parallel.into(), &mut sent).await?;
         for path in &release.indexes {
@@ -150,40 +151,56 @@ async fn send_chunks(
     Ok(())
 }
 
-/// Versions of snapshot and timestamp that the controller has; it signs its own while nothing is published.
-async fn controllers_versions(client: &Client) -> Result<(u64, u64), Error> {
-    let url = format!("{}/timestamp.json", api::METADATA);
-    let Some(bytes) = client.file(&url, METADATA_BYTES).await? else { return Ok((0, 0)) };
-    let timestamp: Parsed<Timestamp> = Parsed::parse(&Role::Timestamp, &bytes).map_err(Error::failed)?;
-    Ok((timestamp.body.snapshot().version, timestamp.header.version))
+/// A timestamp file: its bytes and what they say.
+struct Stamp {
+    bytes: Vec<u8>,
+    version: u64,
+    snapshot: MetaFile,
 }
 
-/// Signs until the repository's versions are above the controller's, unless both have the same.
+impl Stamp {
+    fn read(bytes: Vec<u8>) -> Result<Self, TufError> {
+        let parsed: Parsed<Timestamp> = Parsed::parse(&Role::Timestamp, &bytes)?;
+        Ok(Self { bytes, version: parsed.header.version, snapshot: parsed.body.snapshot().clone() })
+    }
+
+    fn of_repository(dir: &Path) -> Result<Self, Error> {
+        let path = dir.join("metadata/timestamp.json");
+        Self::read(read_limited(&path, METADATA_BYTES as u64)?).map_err(|e| Error::input(&path, e))
+    }
+
+    /// The one that the controller shows; it signs its own while nothing is published.
+    async fn of_controller(client: &Client) -> Result<Option<Self>, Error> {
+        let url = format!("{}/timestamp.json", api::METADATA);
+        let bytes = client.file(&url, METADATA_BYTES).await?;
+        bytes.map(Self::read).transpose().map_err(Error::failed)
+    }
+}
+
+/// Signs until the repository's state can follow the controller's.
 fn catch_up(
     dir: &Path,
     repository: &Repository,
-    (snapshot, timestamp): (u64, u64),
+    shown: &Stamp,
     keys: Option<&Path>,
     now: Date,
 ) -> Result<(), Error> {
     // Ends: each turn raises a version by one. More turns than this, and the two have nothing to do with each other.
     for _ in 0..10_000 {
-        let own = own_versions(dir)?;
-        let newer_snapshot = own.0 > snapshot;
-        if own.1 > timestamp || own == (snapshot, timestamp) {
-            if newer_snapshot || own.0 == snapshot {
-                return Ok(());
-            }
+        let own = Stamp::of_repository(dir)?;
+        let follows = own.snapshot.version > shown.snapshot.version || own.snapshot == shown.snapshot;
+        if own.bytes == shown.bytes || (follows && own.version > shown.version) {
+            return Ok(());
         }
         let Some(keys) = keys else {
             return Err(Error::Failed(format!(
-                "the controller has signed since (snapshot {snapshot}, timestamp {timestamp}; this repository has {} and \
-                 {}); run again with --keys DIR, where snapshot.pem and timestamp.pem lie",
-                own.0, own.1
+                "the controller has signed since (snapshot {}, timestamp {}; this repository has {} and {}); run again \
+                 with --keys DIR, where snapshot.pem and timestamp.pem lie",
+                shown.snapshot.version, shown.version, own.snapshot.version, own.version
             )));
         };
         let (snapshot_key, timestamp_key) = repo::online(keys)?;
-        let signed = if newer_snapshot {
+        let signed = if follows {
             repository.refresh(None, &timestamp_key, now)
         } else {
             repository.publish(&snapshot_key, &timestamp_key, now)
@@ -193,14 +210,6 @@ fn catch_up(
     Err(Error::Failed(
         "the controller's release metadata is far ahead; is this the repository it serves?".to_owned(),
     ))
-}
-
-fn own_versions(dir: &Path) -> Result<(u64, u64), Error> {
-    let path = dir.join("metadata/timestamp.json");
-    let bytes = read_limited(&path, METADATA_BYTES as u64)?;
-    let timestamp: Parsed<Timestamp> =
-        Parsed::parse(&Role::Timestamp, &bytes).map_err(|e| Error::input(&path, e))?;
-    Ok((timestamp.body.snapshot().version, timestamp.header.version))
 }
 
 async fn send_metadata(client: &Client, dir: &Path, sent: &mut Sent) -> Result<(), Error> {
@@ -217,7 +226,7 @@ async fn send_metadata(client: &Client, dir: &Path, sent: &mut Sent) -> Result<(
         client.put(&url, "application/json", bytes).await?;
         sent.metadata += 1;
     }
-    sent.timestamp = own_versions(dir)?.1;
+    sent.timestamp = Stamp::of_repository(dir)?.version;
     Ok(())
 }
 
