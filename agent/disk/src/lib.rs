@@ -21,6 +21,7 @@
 //! | [`root`] | the new root put together and switched to |
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod bus;
 pub mod choose;
 pub mod content;
 pub mod discover;
