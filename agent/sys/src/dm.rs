@@ -1,6 +1,6 @@
 //! Device-mapper (include/uapi/linux/dm-ioctl.h): tables of targets as read-only block devices.
 //!
-//! A device is made in three steps: create it, load a table into it, resume it. [`create`] does all three and takes
+//! A device is made in three steps: create it, load a table into it, resume it. [`Control::create`] does all three and takes
 //! everything back when one fails.
 
 use std::fs::{File, OpenOptions};
