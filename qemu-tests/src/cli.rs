@@ -168,7 +168,7 @@ fn put_up(arguments: &Common, spec: spec::RackSpec) -> Result<(Rack, Report, Dur
     let image =
         own.or(prepared.as_ref().map(Prepared::image)).unwrap_or_else(|| PathBuf::from("target/image"));
     let accel = arguments.tcg.then_some(Accel::Tcg);
-    let rack = Rack::start(spec, &Options { out: arguments.out.clone(), image, prepared, accel })?;
+    let mut rack = Rack::start(spec, &Options { out: arguments.out.clone(), image, prepared, accel })?;
     report.line(&format!("rack {} stands, accelerated by {}", rack.spec().name, rack.accel()));
     if rack.spec().site.controller {
         rack.publish()?;

@@ -1,5 +1,6 @@
 //! A rack that stands: its site and its nodes. What scenario tests hold in hand.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -66,6 +67,7 @@ pub struct Rack {
     shared: Arc<Shared>,
     nodes: Vec<Node>,
     controller: Option<(Prepared, Tools, Central)>,
+    hold: Option<File>,
     /// Services and switch. After the nodes, so that they lose power first.
     pub site: Site,
 }
@@ -81,8 +83,13 @@ impl Rack {
         }
         let toolbox = Toolbox::ensure(&|line| eprintln!("{line}"))?;
         let dirs = Dirs::create(&options.out, &spec.name)?;
-        let image = std::path::absolute(&options.image).map_err(fail("find", &options.image))?;
+        let hold = options.prepared.as_ref().map(Prepared::hold).transpose()?;
+        let mut image = std::path::absolute(&options.image).map_err(fail("find", &options.image))?;
         let cmdline = format!("{CMDLINE} {}", spec.image.cmdline).trim_end().to_owned();
+        if let Some(prepared) = options.prepared.as_ref().filter(|prepared| prepared.image() == image) {
+            image = dirs.work().join("image");
+            copy(&prepared.image(), &image, &dirs)?;
+        }
         let controller = options.prepared.clone().map(|prepared| controller(prepared, &dirs)).transpose()?;
         let setup = controller.as_ref().map(|(prepared, tools, _)| Controller {
             program: tools.controller.clone(),
@@ -103,7 +110,7 @@ impl Rack {
         let nodes = (0..spec.nodes.len())
             .map(|index| Node::install(&spec, index, &site.switch, &shared))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { spec, shared, nodes, controller, site })
+        Ok(Self { spec, shared, nodes, controller, hold, site })
     }
 
     /// Its description.
@@ -165,11 +172,13 @@ impl Rack {
     ///
     /// # Errors
     /// When there is no controller, or it refuses.
-    pub fn publish(&self) -> Result<(), Error> {
+    pub fn publish(&mut self) -> Result<(), Error> {
         if self.spec.site.release {
             let (prepared, _, _) = self.hands()?;
             self.operate(&["publish", "--repo", &prepared.repository().to_string_lossy()])?;
         }
+        // From here on the run has its own copy of everything.
+        self.hold = None;
         match &self.spec.site.plan {
             Some(plan) => self.operate(&["site", "plan", "apply", &plan.to_string_lossy()]),
             None => Ok(()),
@@ -221,11 +230,14 @@ impl Rack {
 /// A fresh controller for this run: the prepared one's folder, copied.
 fn controller(prepared: Prepared, dirs: &Dirs) -> Result<(Prepared, Tools, Central), Error> {
     let tools = Tools::find()?;
-    let words =
-        ["-a", &prepared.controller().to_string_lossy(), &dirs.work().join("controller").to_string_lossy()]
-            .map(str::to_owned);
-    prepare::run(Path::new("cp"), &words, &dirs.log("prepare"))?;
+    copy(&prepared.controller(), &dirs.work().join("controller"), dirs)?;
     let central =
         Central { program: tools.cairnctl.clone(), credentials: prepared.operator(), url: prepared.url() };
     Ok((prepared, tools, central))
+}
+
+/// Copies a folder, modes and all.
+fn copy(from: &Path, to: &Path, dirs: &Dirs) -> Result<(), Error> {
+    let words = ["-a", &from.to_string_lossy(), &to.to_string_lossy()].map(str::to_owned);
+    Ok(prepare::run(Path::new("cp"), &words, &dirs.log("prepare"))?)
 }

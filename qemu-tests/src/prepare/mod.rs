@@ -126,6 +126,17 @@ impl Prepared {
         Ok(Self { root, address })
     }
 
+    /// Keeps everything as it is until the answer is dropped: another lab may want to prepare it anew, from newer programs.
+    ///
+    /// # Errors
+    /// When nothing was prepared.
+    pub fn hold(&self) -> Result<File, Error> {
+        let path = self.root.join("lock");
+        let file = File::open(&path).map_err(fail("open", &path))?;
+        file.lock_shared().map_err(fail("lock", &path))?;
+        Ok(file)
+    }
+
     /// Boot files.
     #[must_use]
     pub fn image(&self) -> PathBuf {
