@@ -5,8 +5,8 @@ pub fn requests(data: &[u8]) {
     let _ = super::node::read_enrolment(data);
     let _ = super::node::read_heartbeat(data);
     let _ = super::input::json::<cairn_protocol::heartbeat::Status>("", data);
-    let _ = super::input::json::<super::operator::SeedRequest>("", data);
-    if let Ok(text) = super::operator::read_plan_text(data) {
+    let _ = super::input::json::<super::sites::SeedRequest>("", data);
+    if let Ok(text) = super::sites::read_plan_text(data) {
         let _ = cairn_protocol::plan::Plan::parse(text);
     }
 }

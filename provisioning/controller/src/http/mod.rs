@@ -13,6 +13,7 @@ pub mod openapi;
 pub mod operator;
 pub mod problem;
 pub mod repo;
+pub mod sites;
 pub mod upload;
 pub mod watch;
 
@@ -47,10 +48,10 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(repo::index, upload::put_index))
         .routes(routes!(repo::chunk, upload::put_chunk))
         .routes(routes!(upload::missing))
-        .routes(routes!(operator::sites))
-        .routes(routes!(operator::get_plan, operator::put_plan))
-        .routes(routes!(operator::token))
-        .routes(routes!(operator::seed))
+        .routes(routes!(sites::sites))
+        .routes(routes!(sites::get_plan, sites::put_plan))
+        .routes(routes!(sites::token))
+        .routes(routes!(sites::seed))
         .routes(routes!(operator::list_nodes))
         .routes(routes!(operator::get_node))
         .routes(routes!(operator::node_events))
