@@ -9,12 +9,14 @@ mod watchdog;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cairn_protocol::console::Said;
 use cairn_protocol::heartbeat::{NodeState, Severity, Waiting};
 use cairn_protocol::stage::Stage;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -32,6 +34,12 @@ use crate::worker::context::Context;
 const TURN: Duration = Duration::from_secs(30);
 /// How often health is judged while a generation is on trial.
 const TRIAL_TURN: Duration = Duration::from_secs(5);
+/// Between the end of one walk and a look whether there is need of another.
+const AFTER_WALK: Duration = Duration::from_secs(1);
+/// How much longer than its limit a step may take before the watchdogs are let go.
+const SLACK: Duration = Duration::from_secs(60);
+/// After SIGTERM the last heartbeat has this long.
+const FAREWELL: Duration = Duration::from_secs(4);
 /// Steps of the line to the controller, in order.
 const LINE: [Stage; 5] = [Stage::Network, Stage::Time, Stage::Identity, Stage::Enrol, Stage::Plan];
 /// Steps of an update, after them.
@@ -68,7 +76,8 @@ struct Service {
     /// When the walk goes on.
     due: Instant,
     updating: bool,
-    failed_before: u64,
+    /// Until when the loop may stay in one step, seconds since the kernel started.
+    deadline: Arc<AtomicU64>,
 }
 
 async fn serve(root: PathBuf) -> ExitCode {
@@ -83,18 +92,16 @@ async fn serve(root: PathBuf) -> ExitCode {
     begin(&mut context, running.as_ref());
     context.find_disk().await;
 
-    let notifier = Notifier::from_env().ok().flatten();
+    let notifier = Notifier::from_env().ok().flatten().map(Arc::new);
     if let Some(notifier) = &notifier {
         let _ = notifier.ready();
     }
-    let keep_alive = watchdog_interval().map_or(TURN, |interval| interval / 2).min(TURN);
-    let mut hardware = watchdog::Keeper::new(!context.cmdline.watchdog_off);
+    let deadline = Arc::new(AtomicU64::new(u64::MAX));
+    let hardware = watchdog::Keeper::new(!context.cmdline.watchdog_off);
+    tokio::spawn(stay_alive(notifier.clone(), hardware, Arc::clone(&deadline)));
     let (_keep, mut bad_blocks) = kmsg::watch();
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return ExitCode::FAILURE;
-    };
+    let stop = Arc::new(Notify::new());
+    tokio::spawn(stop_on_signal(Arc::clone(&stop)));
     let mut service = Service {
         health: health::Health::new(&context, running.as_ref()),
         context,
@@ -102,27 +109,19 @@ async fn serve(root: PathBuf) -> ExitCode {
         walk: None,
         due: Instant::now(),
         updating: false,
-        failed_before: 0,
+        deadline,
     };
-    let mut alive = tokio::time::interval(keep_alive.max(Duration::from_secs(1)));
     let mut judge = Instant::now();
     loop {
         tokio::select! {
-            _ = alive.tick() => {
-                if let Some(notifier) = &notifier {
-                    let _ = notifier.alive();
-                }
-                hardware.turn();
-            }
             () = tokio::time::sleep_until(judge) => {
                 judge = Instant::now() + if service.health.on_trial() { TRIAL_TURN } else { TURN * 2 };
-                service.judge(notifier.as_ref()).await;
+                service.judge(notifier.as_deref()).await;
             }
             () = tokio::time::sleep_until(service.due) => service.step().await,
             () = service.context.report.wake.notified() => service.due = Instant::now(),
             Some(bad) = bad_blocks.recv() => repair::damaged(&mut service.context, &mut service.health, bad).await,
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            () = stop.notified() => break,
         }
     }
     if let Some(notifier) = &notifier {
@@ -130,6 +129,40 @@ async fn serve(root: PathBuf) -> ExitCode {
     }
     service.context.finish().await;
     ExitCode::SUCCESS
+}
+
+/// Feeds systemd's and the machine's watchdog while the loop is within its limits.
+async fn stay_alive(
+    notifier: Option<Arc<Notifier>>,
+    mut hardware: watchdog::Keeper,
+    deadline: Arc<AtomicU64>,
+) {
+    let every = watchdog_interval().map_or(TURN, |interval| interval / 2).clamp(Duration::from_secs(1), TURN);
+    loop {
+        if clock::since_boot().as_secs() < deadline.load(Ordering::Relaxed) {
+            if let Some(notifier) = &notifier {
+                let _ = notifier.alive();
+            }
+            hardware.turn();
+        }
+        tokio::time::sleep(every).await;
+    }
+}
+
+/// Ends the process soon after SIGTERM, whatever the loop does: everything that counts is on STATE already.
+async fn stop_on_signal(stop: Arc<Notify>) {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    stop.notify_one();
+    tokio::time::sleep(FAREWELL).await;
+    std::process::exit(0);
 }
 
 /// Tells at once what is known: the stage, the generation, its layers.
@@ -180,14 +213,15 @@ impl Service {
             }
         };
         let limit = time_limit(stage, self.context.speed());
+        self.deadline.store((clock::since_boot() + limit + SLACK).as_secs(), Ordering::Relaxed);
         let outcome = match tokio::time::timeout(limit, stages::run(stage, &mut self.context)).await {
-            // Disks are mounted in a booted root.
             Ok(outcome) => outcome,
             Err(_) => Outcome::Wait(Trouble::waiting(
                 format!("{stage} took longer than {} s and was broken off", limit.as_secs()),
                 "it is tried again",
             )),
         };
+        self.deadline.store(u64::MAX, Ordering::Relaxed);
         self.after(stage, outcome).await;
     }
 
@@ -224,7 +258,7 @@ impl Service {
             Next::Pause(_, pause) => self.due = Instant::now() + pause,
             Next::End => {
                 self.walk = None;
-                self.due = Instant::now();
+                self.due = Instant::now() + AFTER_WALK;
                 if self.updating {
                     self.updating = false;
                     self.stage_update().await;
@@ -235,10 +269,8 @@ impl Service {
 
     fn is_outcast(&self) -> bool {
         let beats = self.context.heartbeats.as_ref();
-        let outcast = beats.is_some_and(|beats| beats.outcast.load(std::sync::atomic::Ordering::Relaxed));
-        let now = self.context.clock.now();
-        let identity = self.context.identity.as_ref();
-        outcast || identity.and_then(|i| i.validity()).is_some_and(|v| stages::renewal_due(v, now))
+        let outcast = beats.is_some_and(|beats| beats.outcast.load(Ordering::Relaxed));
+        outcast || stages::wants_renewal(&self.context)
     }
 
     /// Whether central has another assignment than the one that runs, and it was not tried in vain already.
@@ -262,7 +294,6 @@ impl Service {
     async fn stage_update(&mut self) {
         let ordered = self.context.reinstall_ordered();
         if !ordered && let Err(trouble) = stages::stage_generation(&mut self.context).await {
-            self.failed_before += 1;
             self.context.console.note(Stage::Service, format!("not staged: {}", trouble.reason));
             self.due = Instant::now() + crate::engine::backoff(6, crate::worker::random());
             return;

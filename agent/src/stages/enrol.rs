@@ -34,6 +34,7 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
     let validity = identity.validity();
     let valid = validity.is_some_and(|(from, to)| (from..to).contains(&now));
     if valid && validity.is_some_and(|validity| renewal_due(validity, now)) {
+        context.renewal_tried = Some(crate::clock::since_boot());
         renew(identity, &uplink).await;
     }
     if identity.member.is_none() || !valid {
@@ -90,8 +91,19 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
     Outcome::Done
 }
 
+/// A renewal that failed is tried again after this long, while a third of the certificate's life is left.
+const RENEW_AGAIN: Duration = Duration::from_secs(600);
+
+/// Whether the certificate should be renewed, or replaced, now.
+pub(crate) fn wants_renewal(context: &Context) -> bool {
+    let validity = context.identity.as_ref().and_then(Identity::validity);
+    let now = context.clock.now();
+    let tried = context.renewal_tried.is_some_and(|tried| crate::clock::since_boot() < tried + RENEW_AGAIN);
+    validity.is_some_and(|validity| now >= validity.1 || (renewal_due(validity, now) && !tried))
+}
+
 /// Whether two thirds of a certificate's life are over.
-pub(crate) fn renewal_due((from, to): (u64, u64), now: u64) -> bool {
+fn renewal_due((from, to): (u64, u64), now: u64) -> bool {
     now >= from + to.saturating_sub(from) / 3 * 2
 }
 

@@ -22,7 +22,7 @@ use crate::uplink::UplinkError;
 use crate::worker::context::Context;
 
 pub(crate) use activate::stage as stage_generation;
-pub(crate) use enrol::renewal_due;
+pub(crate) use enrol::wants_renewal;
 pub(crate) use handover::BOOTS;
 pub(crate) use outcome::{commit, give_up};
 pub use plan::Accepted;

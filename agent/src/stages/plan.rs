@@ -47,11 +47,6 @@ pub(super) async fn refresh(context: &mut Context) -> Result<(), Trouble> {
             Trouble::waiting("the controller does not know this node any more", by_itself).from(Stage::Enrol)
         );
     };
-    let now = context.clock.now();
-    if identity.validity().is_none_or(|validity| super::enrol::renewal_due(validity, now)) {
-        let trouble = Trouble::waiting("the certificate is due for renewal", "nothing: it is renewed now");
-        return Err(trouble.every(Duration::ZERO).from(Stage::Enrol));
-    }
     let etag = context.assignment.as_ref().map(|accepted| accepted.etag.clone());
     let answer = uplink.assignment(etag.as_deref()).await.map_err(|error| {
         let trouble = super::trouble(&error);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cairn_disk::generation::Stored;
 use cairn_net::Network;
@@ -79,6 +80,8 @@ pub struct Context {
     pub uplink: Option<Arc<Uplink>>,
     /// The node's identity.
     pub identity: Option<Identity>,
+    /// When a renewal of the certificate was tried last, since the kernel started.
+    pub renewal_tried: Option<Duration>,
     /// The assignment, verified.
     pub assignment: Option<Accepted>,
     /// The manifests that release metadata and assignment agree on, and the metadata that authorises them.
@@ -123,6 +126,7 @@ impl Context {
             unreached: 0,
             uplink: None,
             identity: None,
+            renewal_tried: None,
             assignment: None,
             release: None,
             disk: None,
