@@ -13,6 +13,10 @@ pub const ALL: &[(&str, fn(&[u8]))] = &[
     ("inventory", |data| drop(serde_json::from_slice::<inventory::Inventory>(data))),
     ("console-line", |data| with_text(data, |text| drop(console::Line::parse(text)))),
     ("spiffe", |data| with_text(data, |text| drop(ids::parse_spiffe("cairn.lab", text)))),
+    ("manifest", cairn_bundle::manifest::fuzz),
+    ("index", cairn_bundle::caibx::fuzz),
+    ("chunk", cairn_bundle::chunk::fuzz),
+    ("tuf", cairn_bundle::tuf::fuzz),
 ];
 
 fn with_text(data: &[u8], run: impl FnOnce(&str)) {
