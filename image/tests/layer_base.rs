@@ -42,5 +42,74 @@ fn the_base_layer_has_what_the_agent_needs() {
     let toolbox = Toolbox::ensure(&say).unwrap();
     let (recipe, lock) = base();
     let built = layer::build(&toolbox, &recipe, &Options { lock, ..Options::default() }, &say).unwrap();
-    eprintln!("{} {} bytes", built.image.display(), built.length);
+    assert!(built.length < 180_000_000, "{} bytes", built.length);
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut fsck = toolbox.enter().bind(dir.path()).bind_ro(&built.image).command("fsck.erofs");
+    let root = dir.path().join("root");
+    let output = fsck.arg(format!("--extract={}", root.display())).arg(&built.image).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let read =
+        |path: &str| std::fs::read_to_string(root.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let link = |path: &str| std::fs::read_link(root.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+    for mount_point in ["run", "proc", "sys", "dev", "tmp", "var/log/journal", "etc", "boot/efi", "efi"] {
+        assert!(root.join(mount_point).is_dir(), "{mount_point}");
+    }
+    for program in [
+        "usr/lib/systemd/systemd",
+        "usr/sbin/init",
+        "usr/bin/udevadm",
+        "usr/sbin/ip",
+        "usr/sbin/mke2fs",
+        "usr/sbin/mkfs.fat",
+    ] {
+        assert!(std::fs::symlink_metadata(root.join(program)).is_ok(), "{program}");
+    }
+    assert_eq!(read("etc/machine-id"), "");
+    assert_eq!(link("etc/resolv.conf").to_str(), Some("/run/cairn/resolv.conf"));
+    assert_eq!(
+        link("etc/systemd/system/default.target").to_str(),
+        Some("/usr/lib/systemd/system/multi-user.target")
+    );
+    assert_eq!(link("var/lib/dpkg").to_str(), Some("../../usr/lib/sysimage/dpkg"));
+    for masked in
+        ["getty@.service", "serial-getty@.service", "systemd-networkd.service", "systemd-timesyncd.service"]
+    {
+        assert_eq!(link(&format!("etc/systemd/system/{masked}")).to_str(), Some("/dev/null"), "{masked}");
+    }
+    assert!(read("etc/passwd").lines().any(|line| line.starts_with("root:*:")), "root's password is locked");
+    let absent = [
+        "etc/hostname",
+        "etc/apt",
+        "usr/sbin/sshd",
+        "usr/bin/python3",
+        "usr/share/man/man1",
+        "var/lib/systemd/random-seed",
+    ];
+    for path in absent {
+        assert!(std::fs::symlink_metadata(root.join(path)).is_err(), "{path}");
+    }
+    assert_eq!(std::fs::read_dir(root.join("var/cache")).unwrap().count(), 0);
+    assert!(
+        std::fs::read_dir(root.join("boot")).unwrap().all(|e| e.unwrap().file_name() == "efi"),
+        "no kernel"
+    );
+    for kernel in &built.kernels {
+        let dep = read(&format!("usr/lib/modules/{kernel}/modules.dep"));
+        for module in [
+            "erofs",
+            "overlay",
+            "dm-verity",
+            "vxlan",
+            "openvswitch",
+            "bonding",
+            "8021q",
+            "nf_tables",
+            "kvm-intel",
+            "xfs",
+            "virtio_net",
+        ] {
+            assert!(dep.lines().any(|line| line.contains(&format!("/{module}.ko"))), "{module}");
+        }
+    }
 }

@@ -89,13 +89,20 @@ pub fn build(
         cached: false,
         kernels: kernels.iter().map(|kernel| kernel.release.clone()).collect(),
     };
+    fs::create_dir_all(&cache).map_err(error::file("create", &cache))?;
+    // One build at a time: two would fetch the same packages into the same files.
+    let lock_path = cache.join("lock");
+    let lock = fs::File::create(&lock_path).map_err(error::file("create", &lock_path))?;
+    if lock.try_lock().is_err() {
+        progress(&format!("layer {}: another process builds a layer, waiting", layer.name));
+        lock.lock().map_err(error::file("lock", &lock_path))?;
+    }
     if options.fresh.is_none()
         && let Ok(found) = fs::metadata(&image)
     {
         progress(&format!("layer {}: in the cache, {}", layer.name, image.display()));
         return Ok(Built { length: found.len(), cached: true, ..built });
     }
-    fs::create_dir_all(&cache).map_err(error::file("create", &cache))?;
     let work = root::Work::new(&cache)?;
     resolve::download(toolbox, recipe, &resolved, work.path(), progress)?;
     write_parts(work.path(), recipe, &kernels)?;
