@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A file operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -104,10 +105,13 @@ pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, FileError> {
     Ok(Some(bytes))
 }
 
-/// The name under which `path` is written: hidden, in the same directory, one per process.
+/// A name under which `path` is written: hidden, in the same directory, another one at each call, so that two threads
+/// may write the same file.
 pub(crate) fn temporary(path: &Path) -> PathBuf {
+    static CALLS: AtomicU64 = AtomicU64::new(0);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    path.with_file_name(format!(".{name}.{}-{call}.tmp", std::process::id()))
 }
 
 pub(crate) fn create(path: &Path, mode: u32) -> Result<File, FileError> {
@@ -132,6 +136,21 @@ mod tests {
             write(&path, bytes).unwrap();
             assert_eq!(read(&path, 100).unwrap().unwrap(), bytes);
         }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn many_may_write_the_same_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let path = &path;
+                scope.spawn(move || (0..20).for_each(|_| write(path, &[n; 5000]).unwrap()));
+            }
+        });
+        let bytes = read(&path, 5000).unwrap().unwrap();
+        assert!(bytes.len() == 5000 && bytes.iter().all(|byte| *byte == bytes[0]));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

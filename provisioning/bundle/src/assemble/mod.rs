@@ -240,3 +240,9 @@ fn write_everywhere(
     }
     Ok(written)
 }
+
+/// Agents feed from one thread and finish on another.
+const _: () = {
+    const fn moves_between_threads<T: Send + 'static>() {}
+    moves_between_threads::<Assembly>();
+};
