@@ -28,6 +28,8 @@ pub struct Progress {
     /// Time from power-on until everything expected held.
     pub finished: Option<Duration>,
     started: Option<(Stage, u64)>,
+    /// Heartbeats that had arrived before the state that it is in.
+    before_state: u64,
     clock: Option<u64>,
 }
 
@@ -88,6 +90,10 @@ impl Progress {
     /// Takes in what the controller knows. The answer is a line for people when the state changed.
     pub fn central(&mut self, view: NodeView) -> Option<String> {
         let before = self.view.as_ref().and_then(|view| view.state.clone());
+        if view.state != before {
+            // The one that brought the new state counts.
+            self.before_state = view.heartbeats.saturating_sub(1);
+        }
         let news = (view.state != before).then(|| view.state.clone().unwrap_or_else(|| "unknown".to_owned()));
         self.view = Some(view);
         news.map(|state| format!("central says {state}"))
@@ -107,8 +113,9 @@ impl Progress {
         if state != expect.state {
             return Some(format!("state {} (it is {state})", expect.state));
         }
-        if view.heartbeats < u64::from(expect.heartbeats) {
-            return Some(format!("{} heartbeats (there are {})", expect.heartbeats, view.heartbeats));
+        let beats = view.heartbeats.saturating_sub(self.before_state);
+        if beats < u64::from(expect.heartbeats) {
+            return Some(format!("{} heartbeats in state {state} (there are {beats})", expect.heartbeats));
         }
         None
     }
@@ -166,9 +173,10 @@ mod tests {
         };
         assert!(progress.central(view("trying", 5)).is_some());
         assert!(progress.missing(&expect, true).unwrap().contains("trying"));
-        assert!(progress.central(view("ready", 2)).is_some());
+        assert!(progress.central(view("ready", 6)).is_some());
+        assert!(progress.central(view("ready", 7)).is_none());
         assert!(progress.missing(&expect, true).unwrap().contains("heartbeats"));
-        assert!(progress.central(view("ready", 3)).is_none());
+        assert!(progress.central(view("ready", 8)).is_none());
         assert_eq!(progress.missing(&expect, true), None);
     }
 

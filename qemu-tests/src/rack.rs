@@ -220,8 +220,9 @@ impl Rack {
         Ok(node::flip_byte(&repository.join(file), offset)?)
     }
 
-    /// Powers everything off and stops the site in order.
+    /// Powers everything off and stops the site in order: the controller first, which says goodbye to nodes that still hear it.
     pub fn stop(&mut self) {
+        self.site.stop_controller();
         self.nodes.iter_mut().for_each(Node::power_off);
         self.site.stop();
     }
