@@ -102,7 +102,8 @@ fn bus_path(device: &Path) -> String {
         parts.len() == 4 && parts.iter().all(|part| part.bytes().all(|b| b.is_ascii_hexdigit()))
     };
     let names = device.iter().filter_map(|name| name.to_str());
-    names.filter(|name| pci(name)).last().map(|name| format!("pci-{name}")).unwrap_or_default()
+    let last = names.filter(|name| pci(name)).fold(None, |_, name| Some(name));
+    last.map(|name| format!("pci-{name}")).unwrap_or_default()
 }
 
 /// Processor and memory (bytes) through sysinfo; empty where it cannot read them.

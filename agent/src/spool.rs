@@ -190,7 +190,8 @@ mod tests {
         for code in ["one", "two"] {
             spool.event(&clock, Stage::Time, Severity::Error, code, "line");
         }
-        spool.acknowledged(&spool.oldest()[..1].to_vec());
+        let oldest = spool.oldest();
+        spool.acknowledged(&oldest[..1]);
         drop(spool);
         let spool = Spool::open(&paths);
         spool.event(&clock, Stage::Time, Severity::Error, "three", "line");

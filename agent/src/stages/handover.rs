@@ -97,7 +97,7 @@ async fn hand_over(context: &mut Context, begun: Duration) -> Result<(), Trouble
     let prepared = super::blocking(move || prepare(&work.0, &work.1, depth)).await?;
     match prepared {
         Ok(()) => {}
-        Err(Failure::Layer(error, layer)) => return Err(damaged(context, &chosen, &error, &layer)),
+        Err(Failure::Layer(bad)) => return Err(damaged(context, &chosen, &bad.0, &bad.1)),
         Err(Failure::Disk(error)) => {
             let _ = root::dismantle(&plan);
             return Err(disks::trouble(&error));
@@ -124,21 +124,22 @@ async fn hand_over(context: &mut Context, begun: Duration) -> Result<(), Trouble
 }
 
 enum Failure {
-    Layer(LayerError, Box<Layer>),
-    Disk(cairn_disk::error::DiskError),
+    Layer(Box<(LayerError, Layer)>),
+    Disk(Box<cairn_disk::error::DiskError>),
 }
 
 /// Checks, attaches and stacks the layers. What an earlier try of this boot attached is used.
 fn prepare(layers: &[Layer], plan: &RootPlan, depth: Depth) -> Result<(), Failure> {
     for (layer, at) in layers.iter().zip(&plan.layers) {
-        let bad = |error| Failure::Layer(error, Box::new(layer.clone()));
+        let bad = |error| Failure::Layer(Box::new((error, layer.clone())));
         layer::check(layer, depth).map_err(bad)?;
         if !cairn_disk::mounts::is_mount_point(at) {
             layer::attach(layer, at).map_err(bad)?;
         }
     }
-    root::dismantle(plan).map_err(Failure::Disk)?;
-    root::prepare(plan).map_err(Failure::Disk).map(drop)
+    let disk = |error| Failure::Disk(Box::new(error));
+    root::dismantle(plan).map_err(disk)?;
+    root::prepare(plan).map_err(disk).map(drop)
 }
 
 /// A layer whose bytes are wrong: a generation on trial fails; a good one is mended from the controller. The damaged file

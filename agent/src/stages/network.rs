@@ -84,7 +84,7 @@ const LAST_GOOD: &str = "network/last-good.json";
 
 /// The controller was reached: the document in force is a good one.
 pub(super) fn reached(context: &mut Context) {
-    let in_force = (context.unreached / TURN) % 2 == 0;
+    let in_force = (context.unreached / TURN).is_multiple_of(2);
     context.unreached = 0;
     if let Some(document) = document(context).filter(|_| in_force && context.has_state()) {
         let file = context.paths.state().join(LAST_GOOD);
@@ -100,7 +100,7 @@ pub(super) fn reached(context: &mut Context) {
 /// The controller was not reached: counts it, and lets the other document have its turn.
 pub(super) async fn take_turns(context: &mut Context) {
     context.unreached += 1;
-    if context.unreached % TURN == 0 && document(context).is_some() {
+    if context.unreached.is_multiple_of(TURN) && document(context).is_some() {
         apply(context, (context.unreached / TURN) % 2 == 1).await;
     }
 }
