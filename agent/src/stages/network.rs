@@ -121,6 +121,10 @@ async fn apply(context: &mut Context, dhcp: bool) {
 
 /// Points the resolver of this process at cairn-net's file.
 fn link_resolver(context: &Context) {
+    // Below another root (a test) `/etc/resolv.conf` is the host's, not ours.
+    if context.paths.root() != Path::new("/") {
+        return;
+    }
     let etc = Path::new("/etc/resolv.conf");
     let file = context.paths.in_run("resolv.conf");
     if fs::read_link(etc).ok().as_deref() != Some(&file) {
