@@ -79,6 +79,28 @@ lab-clean: ## Remove what killed lab runs left behind
 
 ##@ Proof
 
+# One test at a time: many of them start virtual machines or time-limited services, and two cores are all they may have.
+TEST := RUST_TEST_THREADS=1 $(CARGO) test --workspace --no-fail-fast
+
+.PHONY: test
+test: setup agent ## Prove it: lints, unit, property and foreign-client tests, refusals, racks, fuzzing, the main line
+	$(CARGO) fmt --check
+	@if $(CARGO) clippy --version >/dev/null 2>&1; then $(CARGO) clippy --quiet --workspace --all-targets -- -D warnings; \
+	else echo "test: this Rust has no clippy; lints were not run"; fi
+	$(TEST) --no-run
+	$(TEST)
+	$(MAKE) fuzz
+	target/debug/cairn-lab run $(LAB_FLAGS)
+
+.PHONY: soak
+soak: agent ## What is long or rare: double builds of the real layer, killed toolbox builds, ten minutes of fuzzing a parser
+	RUST_TEST_THREADS=1 $(CARGO) test --workspace --no-fail-fast -- --include-ignored
+	$(MAKE) fuzz FUZZ_SECONDS=600
+
+.PHONY: bench
+bench: bench-boot ## Benchmarks: parsers and crypto (criterion), install against sha256sum + dd, boot against an init that prints
+	$(CARGO) bench -p cairn-bundle --bench cores --bench install
+
 # SanitizerCoverage by stable codegen flags: no nightly compiler is needed.
 FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
   -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
