@@ -190,3 +190,24 @@ mod tokens {
         controller.wait_for_event("s1", "n1", "seed-forged");
     }
 }
+
+/// A controller whose database was tampered with hands one node the other's assignment, rightly signed.
+#[test]
+fn an_assignment_for_another_node_is_refused() {
+    let controller = Controller::with_plan(PLAN);
+    let database = rusqlite::Connection::open(controller.ctl().join("controller.db")).unwrap();
+    let changed = database
+        .execute(
+            "UPDATE assignments SET (envelope, etag) = \
+             (SELECT o.envelope, o.etag FROM assignments AS o WHERE o.site = 's1' AND o.node = 'n2') \
+             WHERE site = 's1' AND node = 'n1'",
+            [],
+        )
+        .unwrap();
+    assert_eq!(changed, 1);
+    let mut node = Node::of(&controller, "S1");
+    node.start(&[]);
+    let line = node.wait_refused("assignment-other");
+    assert!(line.contains("for node n2") && line.contains("this is node n1"), "{line}");
+    controller.wait_for_event("s1", "n1", "assignment-other");
+}
