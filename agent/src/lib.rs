@@ -23,6 +23,7 @@ pub mod kmod;
 pub mod notify;
 pub mod paths;
 pub mod pid1;
+pub mod reinstall;
 pub mod release;
 pub mod report;
 pub mod running;

@@ -25,6 +25,7 @@ use crate::clock;
 use crate::control::Control;
 use crate::engine::{Engine, Next, Outcome, Trouble, time_limit};
 use crate::notify::{Notifier, watchdog_interval};
+use crate::reinstall;
 use crate::report::read_json;
 use crate::running::{self, Running};
 use crate::stages;
@@ -76,6 +77,8 @@ struct Service {
     /// When the walk goes on.
     due: Instant,
     updating: bool,
+    /// The etag of an assignment that is not acted on.
+    refused: Option<String>,
     /// Until when the loop may stay in one step, seconds since the kernel started.
     deadline: Arc<AtomicU64>,
 }
@@ -109,6 +112,7 @@ async fn serve(root: PathBuf) -> ExitCode {
         walk: None,
         due: Instant::now(),
         updating: false,
+        refused: None,
         deadline,
     };
     let mut judge = Instant::now();
@@ -227,6 +231,12 @@ impl Service {
 
     async fn after(&mut self, stage: Stage, outcome: Outcome) {
         let outcome = match outcome {
+            // A reinstall fetches nothing now: the disk that it would lie on is wiped.
+            Outcome::Done
+                if self.updating && stage == Stage::Plan && self.context.reinstall_ordered().is_some() =>
+            {
+                Outcome::Jump(Stage::Activate)
+            }
             // After the plan an update goes on to fetch: disks are not touched here.
             Outcome::Done if self.updating && stage == Stage::Plan => Outcome::Jump(Stage::Fetch),
             other => other,
@@ -280,7 +290,8 @@ impl Service {
         let offered = self.context.report.facts().offered_etag;
         let target = if offered.is_empty() { accepted } else { offered };
         let runs = self.running.as_ref().map(|running| running.id.clone()).unwrap_or_default();
-        let failed = self.context.report.facts().failed.is_some_and(|failed| failed.id == target);
+        let failed = self.context.report.facts().failed.is_some_and(|failed| failed.id == target)
+            || self.refused.as_ref() == Some(&target);
         let empty = self
             .context
             .assignment
@@ -292,18 +303,39 @@ impl Service {
 
     /// Writes the fetched generation, and reboots into it.
     async fn stage_update(&mut self) {
-        let ordered = self.context.reinstall_ordered();
-        if !ordered && let Err(trouble) = stages::stage_generation(&mut self.context).await {
+        if let Some(number) = self.context.reinstall_ordered() {
+            return self.reboot_to_reinstall(number).await;
+        }
+        if let Err(trouble) = stages::stage_generation(&mut self.context).await {
             self.context.console.note(Stage::Service, format!("not staged: {}", trouble.reason));
             self.due = Instant::now() + crate::engine::backoff(6, crate::worker::random());
             return;
         }
         let id = self.context.assignment.as_ref().map(|a| a.etag.clone()).unwrap_or_default();
-        let line = if ordered {
-            "a reinstall was ordered, rebooting".to_owned()
-        } else {
-            format!("generation {id} is staged, rebooting into it")
+        let line = format!("generation {id} is staged, rebooting into it");
+        self.context.tell(Stage::Service, Severity::Info, "reboot", &line);
+        self.reboot().await;
+    }
+
+    /// Marks the order on STATE and reboots: the initramfs asks central, and makes the disk anew.
+    async fn reboot_to_reinstall(&mut self, number: u64) {
+        let state = self.context.paths.state();
+        let Some(order) = reinstall::order(reinstall::read(&state).as_ref(), number) else {
+            self.refused = self.context.assignment.as_ref().map(|accepted| accepted.etag.clone());
+            let line = format!(
+                "reinstall {number}: {} boots did not reach the controller from the initramfs; the node runs on; see its \
+                 console, then order it again",
+                reinstall::BOOTS
+            );
+            return self.context.tell(Stage::Service, Severity::Error, "reinstall-failed", &line);
         };
+        if let Err(error) = reinstall::write(&state, &order) {
+            let line = format!("reinstall {number} waits: STATE cannot be written: {error}");
+            self.context.console.note(Stage::Service, line);
+            self.due = Instant::now() + crate::engine::backoff(6, crate::worker::random());
+            return;
+        }
+        let line = format!("reinstall {number} was ordered, rebooting");
         self.context.tell(Stage::Service, Severity::Info, "reboot", &line);
         self.reboot().await;
     }

@@ -90,6 +90,7 @@ async fn disks(context: &mut Context) -> Result<(), Trouble> {
     .await?
     .map_err(|error| trouble(&error))?;
     context.disk = Some(disk);
+    context.asks_since = None;
     keep_on_state(context)
 }
 

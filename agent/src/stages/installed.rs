@@ -13,6 +13,7 @@ use cairn_protocol::stage::Stage;
 use super::disks;
 use crate::control::Message;
 use crate::engine::{Outcome, Trouble};
+use crate::reinstall;
 use crate::release;
 use crate::running::{candidates, last_failed, manifest, unverified};
 use crate::worker::context::{Chosen, Context};
@@ -53,6 +54,9 @@ async fn try_find(context: &mut Context) -> Result<Outcome, Trouble> {
     context.disk = Some(disk);
     context.clock.raise_floor(super::last_time(&context.paths.state()));
     disks::keep_on_state(context)?;
+    if asks_about_reinstall(context) {
+        return Ok(Outcome::Done);
+    }
 
     let store = Store::open(&context.paths.state()).map_err(|e| disks::trouble(&e))?;
     let cairn_disk::generation::Listing { stored, damaged } = store.list().map_err(|e| disks::trouble(&e))?;
@@ -99,6 +103,56 @@ async fn try_find(context: &mut Context) -> Result<Outcome, Trouble> {
         }
         Action::Nothing => Ok(Outcome::Done),
     }
+}
+
+/// Whether this boot goes to the controller, because a reinstall was ordered, instead of starting what is installed.
+fn asks_about_reinstall(context: &mut Context) -> bool {
+    let state = context.paths.state();
+    let Ok(Some(record)) = cairn_disk::record::read(&state) else { return false };
+    let Some(order) = reinstall::ask(reinstall::read(&state).as_ref(), record.reinstall) else {
+        return false;
+    };
+    // A boot that cannot be counted could be repeated for ever.
+    if let Err(error) = reinstall::write(&state, &order) {
+        context.console.note(Stage::Devices, format!("no reinstall: STATE cannot be written: {error}"));
+        return false;
+    }
+    let line = format!("reinstall {} was ordered: the controller is asked about it", order.reinstall);
+    context.console.note(Stage::Devices, line);
+    context.asks_since = Some(crate::clock::since_boot());
+    true
+}
+
+/// For a boot that asks about a reinstall, before it tries `stage`: a walk that took too long, or that came to `disks`
+/// without a signed order, ends with a reboot into what is installed.
+pub(super) async fn while_asking(context: &mut Context, stage: Stage) -> Option<Outcome> {
+    let since = context.asks_since?;
+    // The disk is being made anew already: there is nothing to go back to.
+    if !matches!(cairn_disk::record::read(&context.paths.state()), Ok(Some(_))) {
+        context.asks_since = None;
+        return None;
+    }
+    let decided = stage == Stage::Disks && context.assignment.is_some();
+    let why = if decided && context.reinstall_ordered().is_none() {
+        "the controller's signed assignment does not order it".to_owned()
+    } else if reinstall::is_over(since, crate::clock::since_boot(), context.speed()) {
+        context.report.facts().waiting.map_or_else(|| "it took too long".to_owned(), |waiting| waiting.reason)
+    } else {
+        return None;
+    };
+    let state = context.paths.state();
+    if let Some(order) = reinstall::read(&state) {
+        let _ = reinstall::write(&state, &reinstall::Order { pending: false, ..order });
+    }
+    let line = format!("no reinstall: {why}; what is installed is started");
+    context.tell(stage, Severity::Warning, "reinstall-put-off", &line);
+    if let Some(heartbeats) = context.heartbeats.take() {
+        heartbeats.last().await;
+    }
+    // Not on to the handover: this boot's network and line would be in its way.
+    context.control.send(&Message::Reboot { reason: line.clone() });
+    tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+    Some(Outcome::Wait(Trouble::waiting(line, "the machine reboots; let it boot from its own disk")))
 }
 
 /// Checks an installed generation as on the day it was installed: signatures back to the pin and the image's root.

@@ -30,6 +30,13 @@ pub use time::last_time;
 
 /// Tries `stage` once.
 pub async fn run(stage: Stage, context: &mut Context) -> Outcome {
+    match installed::while_asking(context, stage).await {
+        Some(outcome) => outcome,
+        None => attempt(stage, context).await,
+    }
+}
+
+async fn attempt(stage: Stage, context: &mut Context) -> Outcome {
     match stage {
         Stage::Devices => devices::run(context).await,
         Stage::Network => network::run(context).await,

@@ -90,6 +90,8 @@ pub struct Context {
     pub disk: Option<cairn_disk::system::SystemDisk>,
     /// The installed generation that this boot runs.
     pub chosen: Option<Chosen>,
+    /// Since when this boot asks central about a reinstall instead of starting what is installed.
+    pub asks_since: Option<Duration>,
     /// The heartbeats' task.
     pub heartbeats: Option<Beater>,
 }
@@ -131,6 +133,7 @@ impl Context {
             release: None,
             disk: None,
             chosen: None,
+            asks_since: None,
             heartbeats: None,
             paths,
             options,
@@ -187,11 +190,11 @@ impl Context {
         self.disk = ours.and_then(|found| cairn_disk::system::open(found).ok());
     }
 
-    /// Whether the assignment orders a reinstall that the disk has not seen.
-    pub fn reinstall_ordered(&self) -> bool {
-        let ordered = self.assignment.as_ref().map_or(0, |accepted| accepted.assignment.reinstall);
-        let record = cairn_disk::record::read(&self.paths.state()).ok().flatten();
-        record.is_some_and(|record| record.reinstall < ordered)
+    /// The reinstall that the signed assignment orders and the mounted disk has not seen.
+    pub fn reinstall_ordered(&self) -> Option<u64> {
+        let ordered = self.assignment.as_ref()?.assignment.reinstall;
+        let record = cairn_disk::record::read(&self.paths.state()).ok()??;
+        (record.reinstall < ordered).then_some(ordered)
     }
 
     /// Whether STATE is mounted.
