@@ -4,6 +4,7 @@
 //! generations/<id>/generation.json          the signed assignment and the controller's keys
 //! generations/<id>/manifests/<sha256>.json  the manifests that it names
 //! generations/<id>/tuf/*.json               the release metadata that vouches for them
+//! generations/<id>/tuf/root_history/*.json  the roots that lead from the image's own to theirs
 //! generations/<id>/status.json              phase, tries left; the one file that changes
 //! ```
 //!
@@ -31,6 +32,10 @@ const UNFINISHED: &str = ".new-";
 const STATUS_BYTES: u64 = 16 << 10;
 /// The most bytes of one file of release metadata; cairn-bundle's own limits are below.
 const METADATA_BYTES: u64 = 16 << 20;
+/// The directory of roots between the image's own and today's, below `tuf/`: the chain that an offline check follows.
+const HISTORY: &str = "root_history";
+/// The most metadata files of one generation: the client follows 256 root rotations at most, and knows few roles.
+const METADATA_FILES: usize = 512;
 
 /// The generations of one STATE.
 #[derive(Debug, Clone)]
@@ -91,7 +96,8 @@ impl Store {
         Ok(Self { dir })
     }
 
-    /// Writes a generation: `manifests` as they were verified, every `*.json` of the directory `tuf`. Its phase is
+    /// Writes a generation: `manifests` as they were verified, every `*.json` of the directory `tuf` and of its
+    /// `root_history`. Its phase is
     /// `staged`, with `tries` boots. One that is there already is left as it is, unless it failed: then it starts anew.
     ///
     /// # Errors
@@ -115,11 +121,11 @@ impl Store {
         for manifest in manifests {
             durable::write(&new.join(format!("manifests/{}.json", Sha256Digest::of(manifest))), manifest)?;
         }
-        for name in names(tuf)?.into_iter().filter(|name| name.ends_with(".json")) {
-            let source = tuf.join(&name);
-            let bytes = durable::read(&source, METADATA_BYTES)?
-                .ok_or_else(|| DiskError::io("read", &source)(io::ErrorKind::NotFound.into()))?;
-            durable::write(&new.join("tuf").join(name), &bytes)?;
+        let copied = copy_metadata(tuf, &new.join("tuf"), METADATA_FILES)?;
+        let history = tuf.join(HISTORY);
+        if history.is_dir() {
+            make_directory(&new.join("tuf").join(HISTORY))?;
+            copy_metadata(&history, &new.join("tuf").join(HISTORY), METADATA_FILES - copied)?;
         }
         write_json(&new.join("status.json"), &status)?;
         write_json(&new.join("generation.json"), generation)?;
@@ -265,6 +271,22 @@ fn names(dir: &Path) -> Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+/// Copies every `*.json` of the directory `from`, `limit` files at most. Answers how many there were.
+fn copy_metadata(from: &Path, to: &Path, limit: usize) -> Result<usize> {
+    let names: Vec<String> = names(from)?.into_iter().filter(|name| name.ends_with(".json")).collect();
+    if names.len() > limit {
+        let why = format!("it has {} metadata files, more than the {limit} allowed", names.len());
+        return Err(DiskError::Unexpected { path: from.to_owned(), why });
+    }
+    for name in &names {
+        let source = from.join(name);
+        let bytes = durable::read(&source, METADATA_BYTES)?
+            .ok_or_else(|| DiskError::io("read", &source)(io::ErrorKind::NotFound.into()))?;
+        durable::write(&to.join(name), &bytes)?;
+    }
+    Ok(names.len())
 }
 
 fn write_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<()> {

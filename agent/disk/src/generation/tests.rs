@@ -1,3 +1,9 @@
+use cairn_bundle::manifest::Kind;
+use cairn_bundle::tuf::metadata::Role;
+use cairn_bundle::tuf::offline::Installed;
+use cairn_bundle::tuf::repository::{Holders, Lifetimes, Policy, Repository};
+use cairn_bundle::tuf::signing::SigningKey;
+use cairn_bundle::tuf::{Date, DirStore, Limits, Request, Updater};
 use cairn_protocol::signed::{ControllerKeys, Envelope};
 
 use super::*;
@@ -51,6 +57,89 @@ fn a_generation_is_read_back_whole() {
     let manifest = stored.dir.join(format!("manifests/{}.json", Sha256Digest::of(b"manifest")));
     assert_eq!(fs::read(manifest).unwrap(), b"manifest");
     assert_eq!(names(&stored.dir.join("tuf")).unwrap(), ["1.root.json"]);
+}
+
+fn holders(seeds: &[u8], threshold: u32) -> Holders {
+    Holders { keys: seeds.iter().map(|n| key(*n).public()).collect(), threshold }
+}
+
+fn key(seed: u8) -> SigningKey {
+    SigningKey::from_seed(&[seed; 32])
+}
+
+#[test]
+fn a_generation_of_rotated_root_keys_verifies_offline() {
+    // A repository whose root keys changed twice after the image was built.
+    let (dir, now) = (tempfile::tempdir().unwrap(), Date::now());
+    let repository = Repository::at(dir.path(), Lifetimes::default());
+    let policy = Policy {
+        root: holders(&[1, 2, 3], 2),
+        targets: holders(&[6], 1),
+        snapshot: holders(&[9], 1),
+        timestamp: holders(&[10], 1),
+        delegations: Kind::ALL.into_iter().zip(11..).map(|(kind, n)| (kind, holders(&[n], 1))).collect(),
+        lifetimes: Lifetimes::default(),
+    };
+    repository.init(&policy, now).unwrap();
+    let path = "os/base/1.0.0/manifest.json";
+    repository.stage_target(Kind::Os, path, b"manifest", now).unwrap();
+    for n in [1, 2, 6, 11, 12, 13, 14] {
+        repository.sign(&key(n)).unwrap();
+    }
+    repository.publish(&key(9), &key(10), now).unwrap();
+    let image_root = repository.root().unwrap();
+    for (before, after, timestamp) in [([1_u8, 2], [2, 3, 21], 23), ([2, 3], [3, 21, 22], 24)] {
+        let change = [(Role::Root, holders(&after, 2)), (Role::Timestamp, holders(&[timestamp], 1))];
+        repository.stage_root(&change, now).unwrap();
+        for n in before.into_iter().chain(after) {
+            // A key of both signs once.
+            let _ = repository.sign(&key(n));
+        }
+        repository.publish(&key(9), &key(timestamp), now).unwrap();
+    }
+    // A node with that image fetches and exports, as the agent does.
+    let node = tempfile::tempdir().unwrap();
+    let kept = DirStore::open(&node.path().join("kept")).unwrap();
+    let mut updater = Updater::open(kept, Some(&image_root), now, Limits::default()).unwrap();
+    let fetch = |request: &Request| match fs::read(repository.metadata_dir().join(&request.path)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    };
+    let step = updater.refresh();
+    updater.run(step, fetch).unwrap();
+    let step = updater.lookup(path);
+    updater.run(step, fetch).unwrap();
+    let tuf = node.path().join("export");
+    updater.export(&mut DirStore::open(&tuf).unwrap()).unwrap();
+    assert_eq!(names(&tuf.join(HISTORY)).unwrap(), ["2.root.json", "3.root.json"]);
+
+    let store = Store::open(node.path()).unwrap();
+    let generation = generation("a", 1);
+    store.stage(&generation, &[b"manifest".to_vec()], &tuf, 2).unwrap();
+    let stored = store.get(&generation.id).unwrap().dir.join("tuf");
+    let verify = || {
+        let mut installed =
+            Installed::open(DirStore::open(&stored).unwrap(), &image_root, Limits::default())?;
+        installed.verify(path, b"manifest")
+    };
+    verify().unwrap();
+    // Without the chain of roots nothing hangs on the image's own.
+    fs::remove_dir_all(stored.join(HISTORY)).unwrap();
+    verify().unwrap_err();
+}
+
+#[test]
+fn too_much_metadata_is_not_staged() {
+    let state = State::new();
+    let history = state.dir.path().join("tuf").join(HISTORY);
+    fs::create_dir(&history).unwrap();
+    for n in 0..METADATA_FILES {
+        fs::write(history.join(format!("{n}.root.json")), b"{}").unwrap();
+    }
+    let tuf = state.dir.path().join("tuf");
+    let error = state.store.stage(&generation("a", 1), &[], &tuf, 2).unwrap_err().to_string();
+    assert!(error.contains("512 metadata files"), "{error}");
+    assert!(state.ids().is_empty());
 }
 
 #[test]
