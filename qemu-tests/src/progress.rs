@@ -30,6 +30,8 @@ pub struct Progress {
     started: Option<(Stage, u64)>,
     /// Heartbeats that had arrived before the state that it is in.
     before_state: u64,
+    /// The most memory that its agent has reported, bytes.
+    most_memory: u64,
     clock: Option<u64>,
 }
 
@@ -94,6 +96,7 @@ impl Progress {
             // The one that brought the new state counts.
             self.before_state = view.heartbeats.saturating_sub(1);
         }
+        self.most_memory = self.most_memory.max(view.agent_rss_bytes.unwrap_or(0));
         let news = (view.state != before).then(|| view.state.clone().unwrap_or_else(|| "unknown".to_owned()));
         self.view = Some(view);
         news.map(|state| format!("central says {state}"))
@@ -117,7 +120,8 @@ impl Progress {
         if beats < u64::from(expect.heartbeats) {
             return Some(format!("{} heartbeats in state {state} (there are {beats})", expect.heartbeats));
         }
-        None
+        let (most, limit) = (self.most_memory, expect.agent_memory.0);
+        (most > limit).then(|| format!("an agent that stays below {limit} bytes of memory (it took {most})"))
     }
 }
 
@@ -178,6 +182,10 @@ mod tests {
         assert!(progress.missing(&expect, true).unwrap().contains("heartbeats"));
         assert!(progress.central(view("ready", 8)).is_none());
         assert_eq!(progress.missing(&expect, true), None);
+        let greedy = NodeView { agent_rss_bytes: Some(10_000_001), ..view("ready", 9) };
+        assert!(progress.central(greedy).is_none());
+        assert!(progress.central(view("ready", 10)).is_none());
+        assert!(progress.missing(&expect, true).unwrap().contains("memory"));
     }
 
     proptest! {

@@ -108,6 +108,18 @@ fn shipped_rack_files_are_good() {
     assert!(count > 0);
 }
 
+/// The agent lives in an initramfs and in the memory of every node: 6 MB at most, and static.
+#[test]
+fn the_agent_is_small_and_static() {
+    let agent = std::env::var_os("CAIRN_AGENT").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/x86_64-unknown-linux-gnu/agent/cairn-agent"),
+        Into::into,
+    );
+    let bytes = std::fs::read(&agent).expect("the agent is built by `make agent`");
+    assert!(bytes.len() <= 6_000_000, "{} bytes", bytes.len());
+    cairn_image::elf::check_static(&bytes).unwrap();
+}
+
 #[test]
 fn an_unknown_key_names_its_line() {
     let text = "name = \"r\"\n\n[[node]]\nname = \"a\"\nboot = \"usb\"\nmemroy = \"1GiB\"\n";

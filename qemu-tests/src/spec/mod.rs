@@ -293,6 +293,9 @@ pub enum Bus {
     Ahci,
 }
 
+/// What SPECIFICATION.md promises of the agent, as worker and as service.
+const AGENT_MEMORY: Bytes = Bytes(10_000_000);
+
 /// What must come true for the run to succeed.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -303,13 +306,22 @@ pub struct Expect {
     pub heartbeats: u32,
     /// Text that must appear on every node's console.
     pub console: Option<String>,
+    /// The most resident memory that a node's agent may ever report.
+    #[serde(rename = "agent-memory")]
+    pub agent_memory: Bytes,
     /// Time from power-on within which all of it must hold.
     pub deadline: Span,
 }
 
 impl Default for Expect {
     fn default() -> Self {
-        Self { state: "ready".to_owned(), heartbeats: 3, console: None, deadline: Span::seconds(20 * 60) }
+        Self {
+            state: "ready".to_owned(),
+            heartbeats: 3,
+            console: None,
+            agent_memory: AGENT_MEMORY,
+            deadline: Span::seconds(20 * 60),
+        }
     }
 }
 
