@@ -19,6 +19,7 @@ pub(super) struct Health {
     on_trial: bool,
     limit: Duration,
     has_fallback: bool,
+    stuck: bool,
     /// Layers with damage that was not repaired yet.
     pub(super) damaged: Vec<String>,
     checks: Vec<HealthCheck>,
@@ -33,6 +34,7 @@ impl Health {
             on_trial: running.is_some_and(|running| running.on_trial),
             limit: Duration::from_secs(u64::from(limit)),
             has_fallback: running.is_some_and(|running| running.has_fallback),
+            stuck: false,
             damaged: Vec::new(),
             checks: Vec::new(),
             heartbeats_before: context.report.facts().heartbeats,
@@ -56,6 +58,12 @@ impl Health {
     /// There is nothing to go back to: the trial gets its whole time again.
     pub(super) fn extend(&mut self) {
         self.begun = Instant::now();
+        self.stuck = true;
+    }
+
+    /// Whether the trial's time was up once and there was nothing to go back to.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.stuck
     }
 
     /// One line for `systemctl status`.

@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cairn_protocol::console::Said;
-use cairn_protocol::heartbeat::{NodeState, Severity, Waiting};
+use cairn_protocol::heartbeat::{FailedGeneration, NodeState, Severity, Waiting};
+use cairn_protocol::limits::clean_text;
 use cairn_protocol::stage::Stage;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -77,6 +78,8 @@ struct Service {
     /// When the walk goes on.
     due: Instant,
     updating: bool,
+    /// A reboot was asked for.
+    leaving: bool,
     /// The etag of an assignment that is not acted on.
     refused: Option<String>,
     /// Until when the loop may stay in one step, seconds since the kernel started.
@@ -112,6 +115,7 @@ async fn serve(root: PathBuf) -> ExitCode {
         walk: None,
         due: Instant::now(),
         updating: false,
+        leaving: false,
         refused: None,
         deadline,
     };
@@ -196,6 +200,9 @@ fn begin(context: &mut Context, running: Option<&Running>) {
 impl Service {
     /// One step of the walk: to the controller, or of an update. Failures pause it; nothing ends it.
     async fn step(&mut self) {
+        if self.leaving {
+            return self.reboot().await;
+        }
         let stage = match &self.walk {
             Some(walk) => walk.stage(),
             None if self.context.heartbeats.is_none() || self.is_outcast() => {
@@ -297,8 +304,9 @@ impl Service {
             .assignment
             .as_ref()
             .is_some_and(|accepted| accepted.etag == target && accepted.assignment.bundles.is_empty());
-        // While it is on trial itself, one generation at a time.
-        !target.is_empty() && target != runs && !failed && !empty && !self.health.on_trial()
+        // While it is on trial itself, one generation at a time; one that cannot pass must not keep its successor away.
+        let free = !self.health.on_trial() || self.health.is_stuck();
+        !target.is_empty() && target != runs && !failed && !empty && free
     }
 
     /// Writes the fetched generation, and reboots into it.
@@ -346,6 +354,7 @@ impl Service {
         }
         tracing::info!("rebooting");
         let asked = health::systemctl(&["reboot"]).await;
+        self.leaving = asked;
         if !asked {
             self.context.console.note(Stage::Service, "systemctl reboot failed; it is tried again");
         }
@@ -354,6 +363,9 @@ impl Service {
 
     async fn judge(&mut self, notifier: Option<&Notifier>) {
         use crate::health::Verdict;
+        if self.leaving {
+            return;
+        }
         let verdict = self.health.judge(&self.context, self.running.as_ref()).await;
         let line = self.health.line();
         if let Some(notifier) = notifier {
@@ -372,7 +384,8 @@ impl Service {
 
     async fn commit(&mut self) {
         let Some(running) = self.running.clone() else { return };
-        match stages::commit(&mut self.context, &running).await {
+        // What an update fetches is named by no generation yet.
+        match stages::commit(&mut self.context, &running, !self.updating).await {
             Ok(()) => {
                 self.health.committed();
                 let line = format!("generation {} passed its health checks", running.id);
@@ -410,6 +423,8 @@ impl Service {
             self.context.console.note(Stage::Service, format!("not given up: {}", trouble.reason));
             return;
         }
+        let failed = FailedGeneration { id: running.id.clone(), reason: clean_text(reason) };
+        self.context.report.change(|facts| facts.failed = Some(failed));
         self.reboot().await;
     }
 }

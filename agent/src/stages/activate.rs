@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use cairn_disk::error::DiskError;
 use cairn_disk::generation::Store;
-use cairn_disk::loader::{LoaderFiles, Loaders, install_loaders};
-use cairn_disk::mounts::{Mounts, detach};
+use cairn_disk::loader::{LoaderFiles, install_loaders};
+use cairn_disk::mounts::Mounts;
 use cairn_disk::record::InstallRecord;
 use cairn_disk::system::SystemDisk;
 use cairn_protocol::generation::{DEFAULT_TRIES, Generation};
@@ -109,21 +109,17 @@ fn write(work: &Work) -> Result<(), DiskError> {
     let stored = store.list()?.stored;
     store.stage(&work.generation, &work.manifests, &work.tuf, DEFAULT_TRIES)?;
     let Some(disk) = &work.disk else { return Ok(()) };
-    disk.mount_esp(&work.mounts)?;
-    let loaders = Loaders::open(&work.mounts.esp)?;
-    if !work.mounts.esp.join("EFI/BOOT/BOOTX64.EFI").exists() {
-        install_loaders(disk, &work.mounts.esp, &LoaderFiles::default())?;
-    }
-    if let Some((version, file)) = &work.uki {
+    let esp = &work.mounts.esp;
+    super::outcome::on_esp(Some(disk), &work.mounts, |loaders| {
+        if !esp.join("EFI/BOOT/BOOTX64.EFI").exists() {
+            install_loaders(disk, esp, &LoaderFiles::default())?;
+        }
+        let Some((version, file)) = &work.uki else { return Ok(()) };
         let candidates = running::candidates(&stored, &work.running_uki);
         let keep: Vec<&str> = candidates.iter().map(|candidate| candidate.uki.as_str()).collect();
         let good = loaders.list()?.into_iter().any(|one| one.version == *version && one.tries_left.is_none());
-        if !good {
-            loaders.install(version, file, DEFAULT_TRIES, &keep)?;
-        }
-    }
-    nix::unistd::sync();
-    detach(&work.mounts.esp)?;
+        if good { Ok(()) } else { loaders.install(version, file, DEFAULT_TRIES, &keep) }
+    })?;
     if let Some(record) = &work.record
         && cairn_disk::record::read(&work.state)?.as_ref() != Some(record)
     {

@@ -296,23 +296,23 @@ fn write_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<()> {
     Ok(())
 }
 
-/// Removes layer files and trees on DATA that no generation names. `layers` is their directory, `needed` the digests
-/// that are named. Half-written files of downloads are not here. Answers the names removed.
+/// Where components and their indexes lie on DATA. Half-written files of downloads are elsewhere.
+const COMPONENTS: [&str; 4] = ["layers", "ukis", "images", "indexes"];
+
+/// Removes layers with their trees, UKIs, images and indexes on the DATA mounted at `data` that no generation names;
+/// `needed` are the digests that are named. What has no digest for its name stays. Answers the names removed.
 ///
 /// # Errors
 /// [`DiskError::File`].
-pub fn collect_layers(layers: &Path, needed: &[Sha256Digest]) -> Result<Vec<String>> {
-    if !layers.exists() {
-        return Ok(Vec::new());
-    }
-    let needed: Vec<String> = needed.iter().map(Sha256Digest::to_string).collect();
+pub fn collect_components(data: &Path, needed: &[Sha256Digest]) -> Result<Vec<String>> {
     let mut removed = Vec::new();
-    for name in names(layers)? {
-        let digest = name.strip_suffix(".erofs").or_else(|| name.strip_suffix(".verity"));
-        let is_layer = digest.is_some_and(|digest| digest.parse::<Sha256Digest>().is_ok());
-        if is_layer && !digest.is_some_and(|digest| needed.iter().any(|one| one == digest)) {
-            durable::remove(&layers.join(&name))?;
-            removed.push(name);
+    for dir in COMPONENTS.map(|name| data.join(name)).into_iter().filter(|dir| dir.exists()) {
+        for name in names(&dir)? {
+            let stem = name.split_once('.').map_or(name.as_str(), |(stem, _)| stem);
+            if stem.parse::<Sha256Digest>().is_ok_and(|digest| !needed.contains(&digest)) {
+                durable::remove(&dir.join(&name))?;
+                removed.push(name);
+            }
         }
     }
     Ok(removed)

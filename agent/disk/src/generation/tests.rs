@@ -222,23 +222,32 @@ fn the_running_the_last_good_and_the_last_failed_stay() {
 }
 
 #[test]
-fn layers_that_nobody_names_go() {
-    let dir = tempfile::tempdir().unwrap();
+fn components_that_nobody_names_go() {
+    let data = tempfile::tempdir().unwrap();
     let (kept, gone) = (Sha256Digest::of(b"1"), Sha256Digest::of(b"2"));
-    for name in [
-        format!("{kept}.erofs"),
-        format!("{kept}.verity"),
-        format!("{gone}.erofs"),
-        format!("{gone}.verity"),
-        "other".to_owned(),
-        "x.erofs".to_owned(),
-    ] {
-        fs::write(dir.path().join(name), b"").unwrap();
+    let files = [
+        ("layers", ".erofs"),
+        ("layers", ".verity"),
+        ("ukis", ".efi"),
+        ("images", ""),
+        ("indexes", ".caibx"),
+        ("partial", ".part"),
+    ];
+    for (dir, suffix) in files {
+        fs::create_dir_all(data.path().join(dir)).unwrap();
+        for stem in [kept.to_string(), gone.to_string(), "other".to_owned()] {
+            fs::write(data.path().join(dir).join(format!("{stem}{suffix}")), b"").unwrap();
+        }
     }
-    assert_eq!(
-        collect_layers(dir.path(), &[kept]).unwrap(),
-        [format!("{gone}.erofs"), format!("{gone}.verity")]
-    );
-    assert_eq!(names(dir.path()).unwrap().len(), 4);
-    assert!(collect_layers(&dir.path().join("none"), &[]).unwrap().is_empty());
+    let removed = collect_components(data.path(), &[kept]).unwrap();
+    assert_eq!(removed, files[..5].iter().map(|(_, suffix)| format!("{gone}{suffix}")).collect::<Vec<_>>());
+    for (dir, suffix) in &files[..5] {
+        let mut left = [format!("{kept}{suffix}"), format!("other{suffix}")];
+        left.sort();
+        let mut found = names(&data.path().join(dir)).unwrap();
+        found.retain(|name| name.ends_with(suffix));
+        assert_eq!(found, left, "{dir}");
+    }
+    assert_eq!(names(&data.path().join("partial")).unwrap().len(), 3);
+    assert!(collect_components(&data.path().join("none"), &[]).unwrap().is_empty());
 }
