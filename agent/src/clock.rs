@@ -27,7 +27,8 @@ pub fn machine() -> u64 {
 /// operator, a bad RTC, an NTP forgery) does not move it.
 #[derive(Debug, Default)]
 pub struct Clock {
-    /// Seconds since 1970 at the kernel's start, by the last signed time.
+    /// Milliseconds since 1970 at the kernel's start, by the last signed time. With whole seconds alone this clock could
+    /// be one ahead of the signed one, and what it keeps as the floor would refuse the next signed time.
     base: AtomicI64,
     trusted: AtomicBool,
     floor: AtomicU64,
@@ -70,8 +71,8 @@ impl Clock {
 
     /// Takes a signed time.
     pub fn trust(&self, unix_seconds: u64) {
-        let base = i64::try_from(unix_seconds).unwrap_or(i64::MAX)
-            - i64::try_from(since_boot().as_secs()).unwrap_or_default();
+        let base = i64::try_from(unix_seconds).unwrap_or(i64::MAX).saturating_mul(1000)
+            - i64::try_from(since_boot().as_millis()).unwrap_or_default();
         self.base.store(base, Ordering::Relaxed);
         self.trusted.store(true, Ordering::Release);
         self.raise_floor(unix_seconds);
@@ -80,8 +81,8 @@ impl Clock {
     /// The time now, seconds since 1970, never below the floor.
     pub fn now(&self) -> u64 {
         let now = if self.is_trusted() {
-            let boot = i64::try_from(since_boot().as_secs()).unwrap_or_default();
-            u64::try_from(self.base.load(Ordering::Relaxed).saturating_add(boot)).unwrap_or_default()
+            let boot = i64::try_from(since_boot().as_millis()).unwrap_or_default();
+            u64::try_from(self.base.load(Ordering::Relaxed).saturating_add(boot)).unwrap_or_default() / 1000
         } else {
             self.machine()
         };

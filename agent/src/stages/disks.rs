@@ -8,7 +8,6 @@ use cairn_disk::mounts::{self, Mounts};
 use cairn_disk::system::{self, SystemDisk};
 use cairn_disk::tool::Tools;
 use cairn_disk::{choose, record};
-use cairn_protocol::ids::Name;
 use cairn_protocol::plan;
 use cairn_protocol::stage::Stage;
 
@@ -82,8 +81,10 @@ async fn disks(context: &mut Context) -> Result<(), Trouble> {
     let (site, node) = (accepted.assignment.site.clone(), accepted.assignment.node.clone());
     let mounts = Mounts::below(&context.paths.run());
     let console = Arc::clone(&context.console);
+    let known = context.disk.clone();
     let disk = super::blocking(move || {
-        prepare(&found, &wanted, &site, &node, reinstall, &mounts, &|line| {
+        let chosen = choose::system(&found, &wanted, &site, &node)?;
+        prepare(chosen, known, &wanted, reinstall, &mounts, &|line| {
             console.note(Stage::Disks, line);
         })
     })
@@ -94,18 +95,27 @@ async fn disks(context: &mut Context) -> Result<(), Trouble> {
     keep_on_state(context)
 }
 
-/// Partitions where it must, and mounts.
+/// Partitions where it must, and mounts. `known` is the disk that this process has mounted.
 fn prepare(
-    found: &[Found],
+    chosen: &Found,
+    known: Option<SystemDisk>,
     wanted: &plan::SystemDisk,
-    site: &Name,
-    node: &Name,
     reinstall: u64,
     mounts: &Mounts,
     say: &dyn Fn(&str),
 ) -> Result<SystemDisk, DiskError> {
     let tools = Tools::default();
-    let chosen = choose::system(found, wanted, site, node)?;
+    let known = known.filter(|known| known.node() == chosen.node);
+    match known {
+        // The walk came back, as for a new assignment: an unfinished disk is not made anew below its mounts.
+        Some(known) if !chosen.finished && mounts::is_mount_point(&mounts.data) => {
+            known.mount(mounts, &tools)?;
+            return Ok(known);
+        }
+        Some(_) => {}
+        // Another disk, or a worker before this one, which died: what it mounted is not what is made now.
+        None => unmount(mounts)?,
+    }
     let disk = system::prepare(chosen, wanted, &tools, false, say)?;
     disk.mount(mounts, &tools)?;
     let ordered = record::read(&mounts.state)?.is_some_and(|record| record.reinstall < reinstall);
@@ -113,14 +123,19 @@ fn prepare(
         return Ok(disk);
     }
     say("a reinstall was ordered: the disk is made anew");
+    unmount(mounts)?;
+    let disk = system::prepare(chosen, wanted, &tools, true, say)?;
+    disk.mount(mounts, &tools)?;
+    Ok(disk)
+}
+
+fn unmount(mounts: &Mounts) -> Result<(), DiskError> {
     for at in [&mounts.esp, &mounts.data, &mounts.state] {
         if mounts::is_mount_point(at) {
             mounts::detach(at)?;
         }
     }
-    let disk = system::prepare(chosen, wanted, &tools, true, say)?;
-    disk.mount(mounts, &tools)?;
-    Ok(disk)
+    Ok(())
 }
 
 /// From now on identity, events and floors are kept on STATE as well.

@@ -173,7 +173,7 @@ fn expired_metadata_of_each_role() {
     let yesterday = cairn_bundle::tuf::Date(TODAY.0 - 86_400);
     type Expire = fn(&mut Sim, cairn_bundle::tuf::Date);
     let expire: [(&str, Expire); 5] = [
-        ("root 2 ended at 2026-11-22T00:00:00Z, it is 2026-11-23T00:00:00Z", |s, day| {
+        ("root 2 ended at 2026-11-22T00:00:00Z", |s, day| {
             (s.root.version, s.root.expires) = (2, day);
             s.put_root();
         }),

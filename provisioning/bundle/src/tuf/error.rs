@@ -62,9 +62,8 @@ pub enum TufError {
         authority: String,
     },
     /// New metadata has expired already.
-    #[error(
-        "expired: {role} {version} ended at {expires}, it is {now}; the repository must sign a newer one"
-    )]
+    /// The time of the try is not in the line: who tries again says the same, once.
+    #[error("expired: {role} {version} ended at {expires}; the repository must sign a newer one")]
     Expired {
         /// Whose.
         role: Role,
@@ -77,7 +76,7 @@ pub enum TufError {
     },
     /// The repository still serves what is known, and that has expired.
     #[error(
-        "frozen: {role} {version} ended at {expires}, it is {now}, and the repository has no newer one; \
+        "frozen: {role} {version} ended at {expires} and the repository has no newer one; \
          somebody holds updates back, or it is no longer refreshed"
     )]
     Frozen {
