@@ -8,3 +8,9 @@ mod bench;
 mod common;
 #[path = "refusals/damage.rs"]
 mod damage;
+#[path = "refusals/disks.rs"]
+mod disks;
+#[path = "refusals/metadata.rs"]
+mod metadata;
+#[path = "refusals/orders.rs"]
+mod orders;

@@ -173,14 +173,17 @@ impl Site {
     pub fn goes_on(&self, node: &Node) {
         node.wait_done(Stage::Verify);
         assert_eq!(refusals(node), 1, "one line for one refusal");
-        self.installed(node);
+        self.installed(node, "good.erofs");
     }
 
     /// The layer is on the node, byte for byte.
-    pub fn installed(&self, node: &Node) {
+    pub fn installed(&self, node: &Node, layer: &str) {
+        let expected = fs::read(self.made.join(layer)).unwrap();
         let layers = fs::read_dir(node.run("data/layers")).unwrap().flatten().map(|entry| entry.path());
-        let layer = layers.filter(|path| path.extension().is_some_and(|end| end == "erofs")).next().unwrap();
-        assert_eq!(fs::read(layer).unwrap(), fs::read(self.made.join("good.erofs")).unwrap());
+        let layers: Vec<_> =
+            layers.filter(|path| path.extension().is_some_and(|end| end == "erofs")).collect();
+        assert_eq!(layers.len(), 1, "{layers:?}");
+        assert!(fs::read(&layers[0]).unwrap() == expected, "the layer has other bytes");
     }
 }
 

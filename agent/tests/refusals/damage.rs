@@ -99,7 +99,7 @@ fn a_controller_cut_off_while_chunks_flow() {
     }
     site.controller.start();
     node.wait_done(Stage::Verify);
-    site.installed(&node);
+    site.installed(&node, "good.erofs");
 }
 
 /// The same for a worker that is killed in the middle: the next one goes on where it was.
@@ -118,5 +118,5 @@ fn a_worker_killed_while_chunks_flow() {
     }
     node.start(&["--until", "verify"]);
     node.wait_done(Stage::Verify);
-    site.installed(&node);
+    site.installed(&node, "good.erofs");
 }
