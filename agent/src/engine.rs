@@ -102,7 +102,7 @@ pub struct Step {
     /// What the node waits for now.
     pub waiting: Option<Trouble>,
     /// A refusal that central has not been told of yet.
-    pub event: Option<Trouble>,
+    pub event: Option<(Stage, Trouble)>,
     /// The stage that was finished, with the time it took.
     pub finished: Option<(Stage, Duration)>,
     /// What comes next.
@@ -194,7 +194,7 @@ impl Engine {
                     self.told.remove(0);
                 }
                 self.told.push(key);
-                trouble.clone()
+                (at, trouble.clone())
             })
         });
         let pause = match trouble.retry {

@@ -13,6 +13,9 @@ use crate::health::{self, Facts, Verdict};
 use crate::running::Running;
 use crate::worker::context::Context;
 
+/// A boot that is not well after this time will not be in the next seconds either.
+const SETTLE: Duration = Duration::from_secs(300);
+
 /// Health as the service sees it.
 pub(super) struct Health {
     begun: Instant,
@@ -20,6 +23,7 @@ pub(super) struct Health {
     limit: Duration,
     has_fallback: bool,
     stuck: bool,
+    well: bool,
     /// Layers with damage that was not repaired yet.
     pub(super) damaged: Vec<String>,
     checks: Vec<HealthCheck>,
@@ -35,6 +39,7 @@ impl Health {
             limit: Duration::from_secs(u64::from(limit)),
             has_fallback: running.is_some_and(|running| running.has_fallback),
             stuck: false,
+            well: false,
             damaged: Vec::new(),
             checks: Vec::new(),
             heartbeats_before: context.report.facts().heartbeats,
@@ -44,6 +49,12 @@ impl Health {
     /// Whether the generation has to prove itself still.
     pub(super) fn on_trial(&self) -> bool {
         self.on_trial
+    }
+
+    /// Whether the next look is due soon: a trial, or a boot that was not well yet. A node that stays unwell is no reason to
+    /// ask systemd every few seconds for ever.
+    pub(super) fn is_settling(&self) -> bool {
+        self.on_trial || (!self.well && self.age() < SETTLE)
     }
 
     pub(super) fn committed(&mut self) {
@@ -92,7 +103,8 @@ impl Health {
         };
         self.checks = health::checks(&facts);
         let verdict = health::judge(&self.checks, self.begun.elapsed(), self.limit, self.has_fallback);
-        let state = match (self.on_trial, health::well(&self.checks)) {
+        self.well = health::well(&self.checks);
+        let state = match (self.on_trial, self.well) {
             (true, _) => NodeState::Trying,
             (false, true) => NodeState::Ready,
             (false, false) => NodeState::Degraded,
@@ -106,6 +118,8 @@ impl Health {
             let boots = context.paths.state().join(crate::stages::BOOTS);
             if boots.exists() {
                 let _ = fs::remove_file(boots);
+                // Else a power cut within seconds would count this boot as one that failed.
+                let _ = fs::File::open(context.paths.state()).and_then(|state| state.sync_all());
             }
         }
         if self.on_trial { verdict } else { Verdict::Wait }

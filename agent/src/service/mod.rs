@@ -34,7 +34,7 @@ use crate::worker::context::Context;
 
 /// How often the service looks after itself when nothing calls for it.
 const TURN: Duration = Duration::from_secs(30);
-/// How often health is judged while a generation is on trial.
+/// How often health is judged while a generation is on trial, and until a boot is well.
 const TRIAL_TURN: Duration = Duration::from_secs(5);
 /// Between the end of one walk and a look whether there is need of another.
 const AFTER_WALK: Duration = Duration::from_secs(1);
@@ -123,7 +123,7 @@ async fn serve(root: PathBuf) -> ExitCode {
     loop {
         tokio::select! {
             () = tokio::time::sleep_until(judge) => {
-                judge = Instant::now() + if service.health.on_trial() { TRIAL_TURN } else { TURN * 2 };
+                judge = Instant::now() + if service.health.is_settling() { TRIAL_TURN } else { TURN * 2 };
                 service.judge(notifier.as_deref()).await;
             }
             () = tokio::time::sleep_until(service.due) => service.step().await,
@@ -261,9 +261,9 @@ impl Service {
         if let Some((stage, took)) = step.finished {
             context.report.finished(stage, took);
         }
-        if let Some(event) = &step.event {
+        if let Some((at, event)) = &step.event {
             let code = event.code.unwrap_or("refused");
-            context.spool.event(&context.clock, stage, Severity::Error, code, &event.reason);
+            context.spool.event(&context.clock, *at, Severity::Error, code, &event.reason);
         }
         let waiting = step.waiting.as_ref();
         context.report.change(|facts| {
