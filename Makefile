@@ -80,7 +80,8 @@ lab-clean: ## Remove what killed lab runs left behind
 ##@ Proof
 
 # One test at a time: many of them start virtual machines or time-limited services, and two cores are all they may have.
-TEST := RUST_TEST_THREADS=1 $(CARGO) test --workspace --no-fail-fast
+# The programs that tests start are built by the same command as the tests: no test builds them again.
+TEST := RUST_TEST_THREADS=1 CAIRN_BIN_DIR=$(CURDIR)/target/debug $(CARGO) test --workspace --no-fail-fast
 
 .PHONY: test
 test: setup agent ## Prove it: lints, unit, property and foreign-client tests, refusals, racks, fuzzing, the main line

@@ -13,8 +13,11 @@ use cairn_protocol::stage::Stage;
 /// Long enough for a loaded machine of two cores; reached only by a test that fails.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A program of the workspace, built once per test run.
+/// A program of the workspace: from `CAIRN_BIN_DIR` where whoever runs the tests has built it, else built once.
 pub fn program(name: &str) -> PathBuf {
+    if let Some(dir) = std::env::var_os("CAIRN_BIN_DIR") {
+        return PathBuf::from(dir).join(name);
+    }
     static BUILT: Once = Once::new();
     BUILT.call_once(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
