@@ -1,9 +1,9 @@
 //! The files of depmod(8) as one look-up: modules.dep, modules.alias, modules.softdep, modules.builtin. Pure.
 //!
-//! The texts are kept as they are and searched when asked: the image's tables are a few hundred KiB at most, and a
-//! parsed map of them would take several times that of an agent's 10 MB.
+//! The texts are kept as they are; of the aliases, which are searched for every device, a table of offsets by bus is made
+//! once. A map with a string for each would take several times the few hundred KiB of the texts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The longest of the files that is read, bytes. Debian's complete modules.alias has 1.5 MB.
 pub const FILE_LIMIT: u64 = 8 << 20;
@@ -16,8 +16,56 @@ const REQUEST_LIMIT: usize = 256;
 pub struct Index {
     dep: String,
     alias: String,
+    /// Where the aliases of a bus (`pci`), or of exactly that name (`fs-ext4`), lie in `alias`.
+    named: BTreeMap<String, Vec<Alias>>,
+    /// Those that begin with neither, such as `acpi*:PNP0C31:*`.
+    others: Vec<Alias>,
     softdep: String,
     builtin: String,
+}
+
+/// An `alias PATTERN MODULE` line by its offsets in the text.
+#[derive(Debug, Clone, Copy)]
+struct Alias {
+    pattern: usize,
+    /// Bytes of the pattern before its first wildcard.
+    literal: usize,
+    module: usize,
+    end: usize,
+}
+
+/// The name under which an alias is looked for: the text up to its `:`, or all of it.
+fn bus(text: &str) -> &str {
+    text.split_once(':').map_or(text, |(bus, _)| bus)
+}
+
+fn table(alias: &str) -> (BTreeMap<String, Vec<Alias>>, Vec<Alias>) {
+    let (mut named, mut others) = (BTreeMap::<String, Vec<Alias>>::new(), Vec::new());
+    let mut at = 0;
+    for line in alias.split_inclusive('\n') {
+        let begin = at;
+        at += line.len();
+        let Some((pattern, rest)) = line.strip_prefix("alias ").and_then(|line| line.split_once(' ')) else {
+            continue;
+        };
+        let module = rest.split([' ', '\r', '\n']).next().unwrap_or_default();
+        if module.is_empty() {
+            continue;
+        }
+        let literal = pattern.bytes().position(|byte| b"*?[".contains(&byte)).unwrap_or(pattern.len());
+        let start = begin + "alias ".len();
+        let from = start + pattern.len() + 1;
+        let entry = Alias { pattern: start, literal, module: from, end: from + module.len() };
+        let name = bus(pattern);
+        if literal < name.len() || (literal == name.len() && literal < pattern.len() && name == pattern) {
+            others.push(entry);
+        } else if let Some(list) = named.get_mut(name) {
+            list.push(entry);
+        } else {
+            named.insert(name.to_owned(), vec![entry]);
+        }
+    }
+    (named, others)
 }
 
 /// A module's name as the kernel compares it: without directories and suffixes, `-` as `_`.
@@ -27,10 +75,21 @@ pub fn canonical(name: &str) -> String {
     name.replace('-', "_")
 }
 
+/// Whether `canonical(name)` is `canonical_name`, without making a string of it: it is asked for every line of the files.
+fn is_called(name: &str, canonical_name: &str) -> bool {
+    let name = name.rsplit('/').next().unwrap_or(name);
+    let same = |(a, b): (u8, u8)| a == b || (a == b'-' && b == b'_');
+    name.len() >= canonical_name.len()
+        && name.bytes().zip(canonical_name.bytes()).all(same)
+        && (name.len() == canonical_name.len() || name[canonical_name.len()..].starts_with(".ko"))
+        && !canonical_name.contains(".ko")
+}
+
 impl Index {
     /// Takes the four files' texts; a missing one is empty.
     pub fn new(dep: String, alias: String, softdep: String, builtin: String) -> Self {
-        Self { dep, alias, softdep, builtin }
+        let (named, others) = table(&alias);
+        Self { dep, alias, named, others, softdep, builtin }
     }
 
     /// Whether there is nothing to load from.
@@ -42,8 +101,9 @@ impl Index {
     /// relative to the modules' directory. Empty where the kernel has it built in, or nobody knows it.
     pub fn files_for(&self, request: &str) -> Vec<&str> {
         let mut order = Order { files: Vec::new(), seen: BTreeSet::new() };
-        let by_name = canonical(request);
-        if self.line_of(&by_name).is_some() || self.is_builtin(&by_name) {
+        // A module's name has no colon, a device's modalias always has one.
+        let by_name = if request.contains(':') { String::new() } else { canonical(request) };
+        if !by_name.is_empty() && (self.line_of(&by_name).is_some() || self.is_builtin(&by_name)) {
             self.add(&by_name, &mut order);
         } else {
             for module in self.modules_of_alias(request) {
@@ -53,24 +113,31 @@ impl Index {
         order.files
     }
 
-    /// The modules whose alias matches `request`.
-    pub fn modules_of_alias<'a>(&'a self, request: &'a str) -> impl Iterator<Item = &'a str> {
-        self.alias.lines().filter_map(move |line| {
-            let mut words = line.strip_prefix("alias ")?.split(' ');
-            let (pattern, module) = (words.next()?, words.next()?);
-            fnmatch(pattern.as_bytes(), request.as_bytes()).then_some(module)
-        })
+    /// The modules whose alias matches `request`, in the order of the file.
+    pub fn modules_of_alias<'a>(&'a self, request: &str) -> impl Iterator<Item = &'a str> {
+        let named = self.named.get(bus(request)).map_or(&[][..], Vec::as_slice);
+        let matches = |alias: &&Alias| {
+            let text = self.alias.as_bytes();
+            let (from, wild) = (alias.pattern, alias.pattern + alias.literal);
+            request.as_bytes().strip_prefix(&text[from..wild]).is_some_and(|rest| {
+                // The pattern ends one byte before the module.
+                fnmatch(&text[wild..alias.module - 1], rest)
+            })
+        };
+        let mut found: Vec<&Alias> = named.iter().chain(&self.others).filter(matches).collect();
+        found.sort_by_key(|alias| alias.pattern);
+        found.into_iter().filter_map(|alias| self.alias.get(alias.module..alias.end))
     }
 
     fn is_builtin(&self, canonical_name: &str) -> bool {
-        self.builtin.lines().any(|line| canonical(line.trim()) == canonical_name)
+        self.builtin.lines().any(|line| is_called(line.trim(), canonical_name))
     }
 
     /// The modules.dep line of a module: its file, then what it needs.
     fn line_of(&self, canonical_name: &str) -> Option<(&str, &str)> {
         self.dep.lines().find_map(|line| {
             let (file, needs) = line.split_once(':')?;
-            (canonical(file) == canonical_name).then_some((file.trim(), needs))
+            is_called(file, canonical_name).then_some((file.trim(), needs))
         })
     }
 
@@ -279,6 +346,27 @@ mod tests {
         ) {
             let index = Index::new(dep, alias, softdep, String::new());
             let _ = index.files_for(&request);
+        }
+
+        #[test]
+        fn the_table_of_aliases_finds_what_a_search_of_all_lines_finds(
+            alias in "((alias |#)[a-b:*?\\[\\]-]{0,6} [a-c]?\n){0,12}", request in "[a-b:]{0,5}",
+        ) {
+            let all: Vec<&str> = alias
+                .lines()
+                .filter_map(|line| {
+                    let (pattern, module) = line.strip_prefix("alias ")?.split_once(' ')?;
+                    (!module.is_empty() && fnmatch(pattern.as_bytes(), request.as_bytes())).then_some(module)
+                })
+                .collect();
+            let index = Index::new(String::new(), alias.clone(), String::new(), String::new());
+            prop_assert_eq!(index.modules_of_alias(&request).collect::<Vec<_>>(), all);
+        }
+
+        #[test]
+        fn names_are_compared_as_canonical_says(name in "[a/.ko_-]{0,9}", other in "[a_.ko]{0,5}") {
+            prop_assert_eq!(is_called(&name, &other), canonical(&name) == other);
+            prop_assert!(is_called(&name, &canonical(&name)));
         }
 
         #[test]

@@ -6,6 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::index::{FILE_LIMIT, Index, canonical};
+use super::urgency::{Urgency, urgency};
 
 /// The modules of the running kernel.
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub struct Modules {
     index: Index,
     loaded: BTreeSet<String>,
     tried: BTreeSet<String>,
+    /// Devices whose drivers can wait.
+    waiting: BTreeSet<(Urgency, String)>,
 }
 
 impl Modules {
@@ -40,7 +43,7 @@ impl Modules {
             text("modules.softdep"),
             text("modules.builtin"),
         );
-        Self { dir, index, loaded: BTreeSet::new(), tried: BTreeSet::new() }
+        Self { dir, index, loaded: BTreeSet::new(), tried: BTreeSet::new(), waiting: BTreeSet::new() }
     }
 
     /// Loads what `request` (a modalias or a name) needs. Returns how many modules were loaded, and one line for each
@@ -67,6 +70,40 @@ impl Modules {
             }
         }
         (count, troubles)
+    }
+
+    /// As [`Modules::request`] for a device that needs its driver at once; any other device is kept for
+    /// [`Modules::catch_up`].
+    pub fn request_if_urgent(&mut self, modalias: &str) -> (usize, Vec<String>) {
+        match urgency(modalias) {
+            Urgency::First => self.request(modalias),
+            later => {
+                if !self.tried.contains(modalias) {
+                    self.waiting.insert((later, modalias.to_owned()));
+                }
+                (0, Vec::new())
+            }
+        }
+    }
+
+    /// Loads what waits with an urgency of `which`.
+    pub fn catch_up(&mut self, which: &[Urgency]) -> (usize, Vec<String>) {
+        let (mut count, mut troubles) = (0, Vec::new());
+        let (now, later) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|(urgency, _)| which.contains(urgency));
+        self.waiting = later;
+        let now: BTreeSet<(Urgency, String)> = now;
+        for (_, modalias) in now {
+            let (more, said) = self.request(&modalias);
+            count += more;
+            troubles.extend(said);
+        }
+        (count, troubles)
+    }
+
+    /// Whether devices wait for their drivers.
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// Forgets which requests were answered, so that a device that came back is looked at again.

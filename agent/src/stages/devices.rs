@@ -10,6 +10,7 @@ use cairn_protocol::stage::Stage;
 use crate::clock;
 use crate::engine::Outcome;
 use crate::kmod::load::Modules;
+use crate::kmod::urgency::Urgency;
 use crate::worker::context::Context;
 
 /// The devices count as settled when nothing new appeared for this long. A virtio disk needs 10 ms after its driver, a
@@ -36,7 +37,7 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
             while let Ok(Some(event)) = events.next() {
                 fresh |= event.action == "add";
                 if let Some(modalias) = event.variables.get("MODALIAS").filter(|_| event.action == "add") {
-                    let (count, more) = modules.request(modalias);
+                    let (count, more) = modules.request_if_urgent(modalias);
                     loaded += count;
                     troubles.extend(more);
                 }
@@ -52,21 +53,63 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
-    for trouble in troubles.iter().take(8) {
-        context.console.note(Stage::Devices, trouble.clone());
-    }
+    tell(context, &troubles);
     let (nics, disks) = (physical_nics().len(), disks().len());
     context
         .console
         .note(Stage::Devices, format!("{loaded} modules loaded, {nics} network interfaces, {disks} disks"));
-    if disks == 0 { Outcome::Done } else { super::installed::find(context).await }
+    if disks == 0 {
+        return Outcome::Done;
+    }
+    catch_up(context, &[Urgency::Disk]);
+    super::installed::find(context).await
 }
 
-/// Requests a module for every device that sysfs shows.
+/// The longest chain of devices that appear because another one's driver was loaded: bridge, bus, device, its parts.
+const CHAIN: usize = 4;
+
+/// Loads the drivers that could wait, and those of what appears by them.
+pub(crate) fn rest(context: &mut Context) {
+    for _ in 0..CHAIN {
+        if !context.modules.as_ref().is_some_and(Modules::has_waiting) {
+            return;
+        }
+        catch_up(context, &[Urgency::Disk, Urgency::Watch, Urgency::Rest]);
+        if let Some(modules) = &mut context.modules {
+            let (_, troubles) = walk(modules);
+            tell(context, &troubles);
+        }
+    }
+}
+
+/// Loads the drivers of watchdogs. Where none comes of it the watchdog may hang on a bridge or a management
+/// controller: then everything is loaded, so that the machine is guarded before the first answer from outside is needed.
+pub(super) fn watch(context: &mut Context) {
+    catch_up(context, &[Urgency::Watch]);
+    let guarded = fs::read_dir("/sys/class/watchdog").is_ok_and(|mut list| list.next().is_some());
+    if !guarded && !context.cmdline.watchdog_off {
+        rest(context);
+    }
+}
+
+fn catch_up(context: &mut Context, which: &[Urgency]) {
+    if let Some(modules) = &mut context.modules {
+        let (_, troubles) = modules.catch_up(which);
+        tell(context, &troubles);
+    }
+}
+
+fn tell(context: &Context, troubles: &[String]) {
+    for trouble in troubles.iter().take(8) {
+        context.console.note(Stage::Devices, trouble.clone());
+    }
+}
+
+/// Requests a module for every urgent device that sysfs shows, and notes the others.
 fn walk(modules: &mut Modules) -> (usize, Vec<String>) {
     let (mut loaded, mut troubles) = (0, Vec::new());
     for modalias in modaliases(Path::new("/sys/bus")) {
-        let (count, more) = modules.request(&modalias);
+        let (count, more) = modules.request_if_urgent(&modalias);
         loaded += count;
         troubles.extend(more);
     }

@@ -44,7 +44,12 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
             }
         }
     };
-    let network = context.network.insert(network);
+    context.network = Some(network);
+    // Requests are on their way now.
+    super::devices::watch(context);
+    let Some(network) = &context.network else {
+        return Outcome::Wait(Trouble::waiting("the network is gone", "the node tries again by itself"));
+    };
     match network.wait_online(PATIENCE).await {
         Ok(status) => {
             let addresses = status.addresses();

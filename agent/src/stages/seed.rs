@@ -46,13 +46,17 @@ pub(super) async fn from_disks(context: &mut Context) {
     if context.options.hosted {
         return;
     }
+    let Ok(sticks) = super::blocking(fat_partitions).await else { return };
+    if sticks.is_empty() {
+        return;
+    }
     if let Some(modules) = &mut context.modules {
         for name in ["vfat", "nls_cp437", "nls_ascii", "nls_iso8859-1"] {
             modules.request(name);
         }
     }
     let scratch = context.paths.in_run("scratch/seed");
-    let found = super::blocking(move || on_partitions(&scratch)).await.unwrap_or_default();
+    let found = super::blocking(move || on_partitions(&sticks, &scratch)).await.unwrap_or_default();
     for (place, bytes) in found {
         take(context, &bytes, &place);
         if context.seed.is_some() {
@@ -61,23 +65,29 @@ pub(super) async fn from_disks(context: &mut Context) {
     }
 }
 
-/// Seed files on vfat file systems of any disk, mounted read-only for a moment each.
-fn on_partitions(scratch: &Path) -> Vec<(String, Vec<u8>)> {
+/// Names of the block devices of any disk that begin as FAT does.
+fn fat_partitions() -> Vec<String> {
+    let entries = fs::read_dir("/sys/class/block").into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| !NOT_STICKS.iter().any(|kind| name.starts_with(kind)))
+        .filter(|name| is_fat(&Path::new("/dev").join(name)))
+        .collect()
+}
+
+/// Seed files on these vfat file systems, mounted read-only for a moment each.
+fn on_partitions(names: &[String], scratch: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     let _ = fs::create_dir_all(scratch);
-    for entry in fs::read_dir("/sys/class/block").into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let device = Path::new("/dev").join(&name);
-        if NOT_STICKS.iter().any(|kind| name.starts_with(kind)) || !is_fat(&device) {
-            continue;
-        }
+    for name in names {
+        let device = Path::new("/dev").join(name);
         let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
         if mount(Some(&device), scratch, Some("vfat"), flags, None::<&str>).is_err() {
             continue;
         }
         let file = scratch.join(seed::FILE_NAME);
         if let Some(bytes) = read(&file) {
-            found.push((name, bytes));
+            found.push((name.clone(), bytes));
         }
         let _ = umount2(scratch, MntFlags::MNT_DETACH);
     }

@@ -90,6 +90,10 @@ async fn walk(options: WorkerOptions) {
                 stage
             }
         };
+        // Drivers that could wait: once the node is a member, or has time.
+        if stage > Stage::Enrol {
+            stages::load_the_rest(&mut context);
+        }
         let limit = time_limit(stage, context.speed());
         deadline.store((clock::since_boot() + limit + SLACK).as_secs(), Ordering::Relaxed);
         let outcome = match tokio::time::timeout(limit, stages::run(stage, &mut context)).await {
@@ -99,6 +103,9 @@ async fn walk(options: WorkerOptions) {
                 "see the lines above; it is tried again",
             )),
         };
+        if matches!(outcome, Outcome::Wait(_)) {
+            stages::load_the_rest(&mut context);
+        }
         step = engine.outcome(outcome, clock::since_boot(), random());
     }
     context.finish().await;
