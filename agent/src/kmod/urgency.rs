@@ -8,6 +8,8 @@
 pub enum Urgency {
     /// At once: disks, networks, the buses they hang on, and everything not known to be able to wait.
     First,
+    /// Before keys are made, where the kernel has no randomness of its own yet.
+    Random,
     /// Before disks are read, where there are some: the processor's instructions for checksums and hashes.
     Disk,
     /// While the network comes up: watchdogs, and the TPM, which the inventory names.
@@ -22,6 +24,8 @@ pub fn urgency(modalias: &str) -> Urgency {
     match bus {
         "pci" => pci(rest),
         "cpu" => Urgency::Disk,
+        // Virtual I/O Device 1.2, 5: device 4 is the entropy source.
+        "virtio" if rest.starts_with("d00000004v") => Urgency::Random,
         // TPMs by the ACPI ids that tpm_crb and tpm_tis have.
         "acpi" | "pnp" if rest.contains("MSFT0101") || rest.contains("PNP0C31") => Urgency::Watch,
         // PNP03xx: keyboards; PNP0Fxx: mice; IPI0001: IPMI; QEMU0002: QEMU's configuration store.
@@ -69,7 +73,7 @@ mod tests {
 
     #[test]
     fn what_a_node_needs_to_come_up_is_first() {
-        use Urgency::{Disk, First, Rest, Watch};
+        use Urgency::{Disk, First, Random, Rest, Watch};
         for (modalias, when) in [
             // QEMU's q35: AHCI, LPC bridge, SMBus, virtio network card, watchdog, screen, host bridge.
             ("pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01", First),
@@ -97,7 +101,7 @@ mod tests {
             ("pci:v00008086", First),
             ("pci:bc", First),
             ("virtio:d00000001v00001AF4", First),
-            ("virtio:d00000004v00001AF4", First),
+            ("virtio:d00000004v00001AF4", Random),
             ("virtio:d00000002v00001AF4", First),
             ("scsi:t-0x00", First),
             ("usb:v0781p5567d0100dc00dsc00dp00ic08isc06ip50in00", First),

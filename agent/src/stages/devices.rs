@@ -19,6 +19,8 @@ const QUIET: Duration = Duration::from_millis(300);
 /// The longest wait for slow devices: USB's own settling delay is 1 s, a RAID controller's scan some seconds. A disk
 /// that comes later still is found: the `disks` stage looks again.
 const LONGEST: Duration = Duration::from_secs(10);
+/// How often events are looked for meanwhile.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Tries once.
 pub(super) async fn run(context: &mut Context) -> Outcome {
@@ -50,10 +52,13 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
             if (quiet && !storage_is_scanning()) || now.saturating_sub(begun) >= LONGEST {
                 break;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(LOOK).await;
         }
     }
     tell(context, &troubles);
+    if !has_randomness() {
+        catch_up(context, &[Urgency::Random]);
+    }
     let (nics, disks) = (physical_nics().len(), disks().len());
     context
         .console
@@ -65,6 +70,17 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
     super::installed::find(context).await
 }
 
+/// Whether the kernel has randomness: since Linux 5.6 `/dev/random` waits for that alone (random(4)).
+fn has_randomness() -> bool {
+    use std::io::Read as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
+        .open("/dev/random");
+    file.and_then(|mut file| file.read_exact(&mut [0])).is_ok()
+}
+
 /// The longest chain of devices that appear because another one's driver was loaded: bridge, bus, device, its parts.
 const CHAIN: usize = 4;
 
@@ -74,7 +90,7 @@ pub(crate) fn rest(context: &mut Context) {
         if !context.modules.as_ref().is_some_and(Modules::has_waiting) {
             return;
         }
-        catch_up(context, &[Urgency::Disk, Urgency::Watch, Urgency::Rest]);
+        catch_up(context, &[Urgency::Random, Urgency::Disk, Urgency::Watch, Urgency::Rest]);
         if let Some(modules) = &mut context.modules {
             let (_, troubles) = walk(modules);
             tell(context, &troubles);

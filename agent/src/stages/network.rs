@@ -9,6 +9,7 @@ use cairn_net::{NetConfig, Network};
 use cairn_protocol::netplan::Netplan;
 use cairn_protocol::stage::Stage;
 
+use crate::control::Message;
 use crate::engine::{Outcome, Trouble};
 use crate::report::read_json;
 use crate::worker::context::Context;
@@ -47,6 +48,8 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
     context.network = Some(network);
     // Requests are on their way now.
     super::devices::watch(context);
+    // PID 1 opens a watchdog at the next word.
+    context.control.send(&Message::Tick);
     let Some(network) = &context.network else {
         return Outcome::Wait(Trouble::waiting("the network is gone", "the node tries again by itself"));
     };

@@ -46,7 +46,17 @@ pub(super) async fn from_disks(context: &mut Context) {
     if context.options.hosted {
         return;
     }
-    let Ok(sticks) = super::blocking(fat_partitions).await else { return };
+    let partitions = partitions();
+    if partitions.is_empty() {
+        return;
+    }
+    let Ok(sticks) = super::blocking(move || {
+        partitions.into_iter().filter(|name| is_fat(&Path::new("/dev").join(name))).collect::<Vec<_>>()
+    })
+    .await
+    else {
+        return;
+    };
     if sticks.is_empty() {
         return;
     }
@@ -65,13 +75,12 @@ pub(super) async fn from_disks(context: &mut Context) {
     }
 }
 
-/// Names of the block devices of any disk that begin as FAT does.
-fn fat_partitions() -> Vec<String> {
+/// Names of the block devices that a stick or an ESP can be.
+fn partitions() -> Vec<String> {
     let entries = fs::read_dir("/sys/class/block").into_iter().flatten().flatten();
     entries
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .filter(|name| !NOT_STICKS.iter().any(|kind| name.starts_with(kind)))
-        .filter(|name| is_fat(&Path::new("/dev").join(name)))
         .collect()
 }
 
