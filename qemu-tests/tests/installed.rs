@@ -273,6 +273,7 @@ fn damage_while_off(rack: &mut Rack, disk: &Path, superblock: &[u8], before: &Va
     let told: Vec<_> = events(&after).into_iter().filter(|event| event.code == "layer-corrupt").collect();
     let late = told.last().unwrap();
     assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(late.stage, Stage::Handover, "{late:?}");
     // The boot that found it could not tell; the event outlived it.
     assert_ne!(Some(late.boot_id.as_str()), after["boot_id"].as_str());
     assert_eq!(refusals(rack, mark, "layer-corrupt").len(), 1);
