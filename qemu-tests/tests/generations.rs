@@ -181,3 +181,32 @@ fn fall_back(rack: &mut Rack, desk: &Desk, spoilt: &Path, second: &Value) {
     assert_eq!(later["generation"], second["generation"]);
     assert_eq!(later["state"], "ready");
 }
+
+/// A reinstall of a running node: it asks its controller instead of starting what it has, and its disk is made anew once.
+#[test]
+fn a_running_node_is_reinstalled_when_it_is_ordered() {
+    scenario::run("a_running_node_is_reinstalled_when_it_is_ordered", "generations.toml", |rack| {
+        rack.node("n1").unwrap().power_on().unwrap();
+        let before = wait_ready_as_assigned(rack);
+        let mark = rack.node("n1").unwrap().mark();
+        rack.operate(&["node", "reinstall", "generations", "n1", "--yes"]).unwrap();
+        let node = rack.node("n1").unwrap();
+        node.wait_text(mark, BOOT, "reinstall 1 was ordered: the controller is asked about it").unwrap();
+        node.wait_text(mark, BOOT, "the disk is made anew").unwrap();
+        node.wait_text(mark, BOOT, "partitioning").unwrap();
+        let after = wait_central(rack, "ready on the reinstalled disk", |now| {
+            now["state"] == "ready"
+                && now["reinstall_pending"] == false
+                && now["generation"] == now["assigned_generation"]
+                && now["generation"] != before["generation"]
+        });
+        assert_eq!(after["node"], before["node"]);
+        assert_eq!(after["serial"], before["serial"]);
+        assert_eq!(count(&after, "reinstall-put-off") + count(&after, "reinstall-failed"), 0, "{after:#}");
+        // Once: the order is done.
+        let beats = after["heartbeats"].as_u64().unwrap();
+        let later =
+            wait_central(rack, "ten more heartbeats", |now| now["heartbeats"].as_u64() >= Some(beats + 10));
+        assert_eq!(later["boot_id"], after["boot_id"]);
+    });
+}
