@@ -1,7 +1,7 @@
 //! The parsers, each as a function that must never panic, hang or allocate without bound.
 
 use cairn_protocol::ids::Sha256Digest;
-use cairn_protocol::{console, generation, ids, inventory, plan, seed, settings};
+use cairn_protocol::{console, generation, ids, inventory, netplan, plan, seed, settings};
 
 /// Every target by name.
 pub const ALL: &[(&str, fn(&[u8]))] = &[
@@ -17,6 +17,19 @@ pub const ALL: &[(&str, fn(&[u8]))] = &[
     ("index", cairn_bundle::caibx::fuzz),
     ("chunk", cairn_bundle::chunk::fuzz),
     ("tuf", cairn_bundle::tuf::fuzz),
+    ("netplan", |data| with_text(data, |text| drop(netplan::Netplan::parse_yaml(text)))),
+    ("dhcp", |data| drop(cairn_net::dhcp::message::parse(data))),
+    ("frame", |data| {
+        let _ = cairn_net::dhcp::frame::unwrap(data, false);
+        let _ = cairn_net::dhcp::frame::arp_conflict(data, [2; 6], std::net::Ipv4Addr::LOCALHOST);
+    }),
+    ("domain-search", |data| drop(cairn_net::dhcp::names::parse_search(data))),
+    ("uevent", |data| drop(cairn_sys::uevent::parse(data))),
+    ("partition-table", cairn_disk::fuzz::partition_table),
+    ("signatures", cairn_disk::fuzz::signatures),
+    ("uki", cairn_disk::fuzz::uki),
+    ("boot-files", cairn_disk::fuzz::boot_files),
+    ("install-record", cairn_disk::fuzz::install_record),
 ];
 
 fn with_text(data: &[u8], run: impl FnOnce(&str)) {
