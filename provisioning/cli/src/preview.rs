@@ -55,7 +55,7 @@ pub(crate) fn preview(plan: &Plan, name: &Name, node: &Node, inventory: Option<&
         code: String::new(),
         line: String::new(),
     };
-    let Some(disks) = plan.node_plan(node).disks else {
+    let Some(disks) = plan.node_plan(name, node).disks else {
         row.action = Action::None;
         row.line = "no disks in the plan: none is touched".to_owned();
         return row;

@@ -66,7 +66,7 @@ pub fn refresh_site(
             sequence: before.as_ref().map_or(0, |before| before.sequence),
             issued: before.as_ref().map_or(0, |before| before.issued),
             bundles: bundles(plan, node, releases, before.as_ref().map_or(&[], |before| &before.bundles)),
-            plan: plan.node_plan(node),
+            plan: plan.node_plan(&name, node),
             reinstall: view.reinstall,
         };
         if before.as_ref() == Some(&next) && view.assigned_sequence == Some(next.sequence) {

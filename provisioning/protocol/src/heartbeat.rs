@@ -38,6 +38,9 @@ pub struct Heartbeat {
     pub agent_rss_bytes: u64,
     /// CPU time of the agent in milliseconds, user and system.
     pub agent_cpu_millis: u64,
+    /// Its place in the site's cluster, where its plan gives it one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterBeat>,
     /// Events since the last acknowledged one, oldest first, at most [`crate::limits::EVENTS_PER_HEARTBEAT`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<Event>,
@@ -75,6 +78,8 @@ pub enum NodeState {
     Trying,
     /// Running a committed generation from its own disk, health checks passed.
     Ready,
+    /// Running a committed generation that is well; its part in the site's cluster is not taken up yet.
+    Bootstrapping,
     /// Running, with a health check failing.
     Degraded,
 }
@@ -127,6 +132,10 @@ pub struct HeartbeatAnswer {
     pub events_stored: u32,
     /// Central's time, seconds since 1970.
     pub unix_seconds: u64,
+    /// Whether another control plane of the site has said that it is a member of the site's cluster: then this node joins,
+    /// and never begins a second cluster beside it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cluster_stands: bool,
 }
 
 /// `PUT /v1/node/status`: the full status, sent when it changed.
@@ -149,6 +158,75 @@ pub struct Status {
     pub health: Vec<HealthCheck>,
     /// Seconds each stage of this boot took, in order; the initramfs' stages are carried over.
     pub stage_seconds: Vec<(Stage, f64)>,
+    /// Steps of the cluster's bootstrap on this node, in order; at most [`crate::limits::BOOTSTRAP_STEPS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bootstrap: Vec<BootstrapStep>,
+}
+
+/// How a member of the cluster is, small enough for each heartbeat.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterBeat {
+    /// Whether it is a control plane.
+    pub control_plane: bool,
+    /// Whether it is a member: its bootstrap came to its end once on this disk.
+    pub member: bool,
+    /// Whether it is well: all steps done, the node Ready, on a control plane `/readyz` too.
+    pub ready: bool,
+    /// One line: the step it is at, what that waits for, or how the cluster is.
+    pub line: String,
+}
+
+/// One step of the bootstrap.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BootstrapStep {
+    /// Its name.
+    pub name: Name,
+    /// How far it is.
+    pub state: StepState,
+    /// Seconds that it took or has taken so far in this boot.
+    pub seconds: f64,
+    /// How often it was tried in this boot.
+    pub tries: u32,
+    /// What it waits for, or why the last try failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
+    /// The last lines of what its programs said, oldest first; at most [`crate::limits::STEP_LOG_LINES`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
+}
+
+/// How far a step is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StepState {
+    /// Not begun.
+    Pending,
+    /// At work.
+    Running,
+    /// Waits for something, or for its next try.
+    Waiting,
+    /// Done, and seen to be.
+    Done,
+}
+
+impl Status {
+    /// Cuts what grows with what others say to its limits.
+    pub fn clean(&mut self) {
+        use crate::limits::{BOOTSTRAP_STEPS, STEP_LOG_LINES, clean_text};
+        self.bootstrap.truncate(BOOTSTRAP_STEPS);
+        for step in &mut self.bootstrap {
+            step.log.truncate(STEP_LOG_LINES);
+            for line in &mut step.log {
+                *line = clean_text(line);
+            }
+            if let Some(waiting) = &mut step.waiting {
+                waiting.reason = clean_text(&waiting.reason);
+                waiting.advice = clean_text(&waiting.advice);
+            }
+        }
+    }
 }
 
 /// One health check's outcome.

@@ -22,6 +22,10 @@ pub const SETTINGS_BYTES: usize = 16 << 10;
 pub const GENERATION_BYTES: usize = 512 << 10;
 /// Events in one heartbeat; the rest follows in the next.
 pub const EVENTS_PER_HEARTBEAT: usize = 32;
+/// Steps of a node's bootstrap in its status.
+pub const BOOTSTRAP_STEPS: usize = 32;
+/// Log lines of one such step: enough to see why a program failed.
+pub const STEP_LOG_LINES: usize = 8;
 /// Characters of one event's or one waiting reason's text; longer ones are cut.
 pub const TEXT_CHARS: usize = 400;
 

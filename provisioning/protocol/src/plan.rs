@@ -1,11 +1,14 @@
 //! A site's plan: the declared state of its nodes, YAML for people, JSON on the wire.
 
+mod kubernetes;
+mod line;
 mod size;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use kubernetes::{Kubernetes, NodeKubernetes, StepRefused, version_step};
 pub use size::Size;
 
 use crate::ids::Name;
@@ -38,6 +41,9 @@ pub struct Plan {
     /// Machine speed.
     #[serde(default)]
     pub timeouts: Timeouts,
+    /// The site's Kubernetes cluster; nodes with a role are its members.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<Kubernetes>,
     /// The nodes by name.
     pub nodes: BTreeMap<Name, Node>,
 }
@@ -49,7 +55,7 @@ pub struct Node {
     /// The chassis serial that enrols as this node by itself; without one the node needs a token and an approval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// What the node does at its site. No role is known yet, so any is refused.
+    /// What the node does at its site.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<Role>,
     /// Bundles added to, or in place of, the site's.
@@ -66,7 +72,12 @@ pub struct Node {
 /// What a node does; grows with the bundles that give it work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Role {}
+pub enum Role {
+    /// Runs etcd, the API server and the controllers of the site's cluster.
+    ControlPlane,
+    /// Runs pods.
+    Worker,
+}
 
 /// Disks by what they are for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,6 +194,9 @@ pub struct NodePlan {
     pub health: HealthPlan,
     /// Machine speed.
     pub timeouts: Timeouts,
+    /// The node's place in the site's cluster; `None` for a node without a role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<NodeKubernetes>,
 }
 
 /// Why a plan was refused. The text names the line wherever the document has one.
@@ -195,8 +209,10 @@ pub enum PlanError {
     #[error("{0}")]
     Malformed(String),
     /// A rule that spans several keys.
-    #[error("{at}: {why}")]
+    #[error("{}{at}: {why}", line.map(|line| format!("line {line}: ")).unwrap_or_default())]
     Rule {
+        /// The line of the key, counted from 1, where the text was at hand.
+        line: Option<usize>,
         /// The key path, such as `nodes.n1.disks.system`.
         at: String,
         /// What is wrong and what would be right.
@@ -205,7 +221,7 @@ pub enum PlanError {
 }
 
 fn rule(at: impl Into<String>, why: impl Into<String>) -> PlanError {
-    PlanError::Rule { at: at.into(), why: why.into() }
+    PlanError::Rule { line: None, at: at.into(), why: why.into() }
 }
 
 impl Plan {
@@ -218,8 +234,13 @@ impl Plan {
         let options = serde_saphyr::options! { with_snippet: false };
         let plan: Self = serde_saphyr::from_str_with_options(yaml, options)
             .map_err(|e| PlanError::Malformed(limits::clean_text(&e.to_string())))?;
-        plan.check()?;
-        Ok(plan)
+        match plan.check() {
+            Ok(()) => Ok(plan),
+            Err(PlanError::Rule { at, why, .. }) => {
+                Err(PlanError::Rule { line: line::of_key(yaml, &at), at, why })
+            }
+            Err(other) => Err(other),
+        }
     }
 
     /// Checks the rules that types cannot say.
@@ -266,7 +287,7 @@ impl Plan {
                 return Err(rule(at, "has bundles and no disks.system to install them on"));
             }
         }
-        Ok(())
+        kubernetes::check(self)
     }
 
     /// The bundles of `node`: the site's, with the node's own added or in their place.
@@ -275,8 +296,8 @@ impl Plan {
         self.bundles.iter().chain(own).map(|(kind, version)| (kind.as_str(), version.as_str())).collect()
     }
 
-    /// The part of `node`.
-    pub fn node_plan(&self, node: &Node) -> NodePlan {
+    /// The part of `node`, whose name is `name`.
+    pub fn node_plan(&self, name: &Name, node: &Node) -> NodePlan {
         NodePlan {
             roles: node.roles.clone(),
             network: node.network.clone().or_else(|| self.network.clone()),
@@ -284,6 +305,7 @@ impl Plan {
             heartbeat: self.heartbeat.clone(),
             health: self.health.clone(),
             timeouts: self.timeouts,
+            kubernetes: kubernetes::of_node(self, name, node),
         }
     }
 

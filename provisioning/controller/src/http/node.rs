@@ -223,6 +223,9 @@ pub fn read_heartbeat(bytes: &[u8]) -> Result<Heartbeat, Failure> {
     if let Some(failed) = &mut beat.failed {
         failed.reason = limits::clean_text(&failed.reason);
     }
+    if let Some(cluster) = &mut beat.cluster {
+        cluster.line = limits::clean_text(&cluster.line);
+    }
     Ok(beat)
 }
 
@@ -236,12 +239,13 @@ pub async fn heartbeat(
     let beat = read_heartbeat(&body)?;
     let events = u32::try_from(beat.events.len()).unwrap_or(u32::MAX);
     let now = app.clock.now();
-    let (stored, etag, plan) = app
+    let (stored, etag, plan, cluster_stands) = app
         .store
         .write(move |tx| {
             let stored = nodes::heartbeat(tx, &site, &node, &beat, now)?;
             let etag = assignments::etag(tx, &site, &node)?;
-            Ok((stored, etag, plans::heartbeat(tx, &site)?))
+            let stands = nodes::cluster_stands(tx, &site, &node)?;
+            Ok((stored, etag, plans::heartbeat(tx, &site)?, stands))
         })
         .await?;
     let stored = stored.ok_or_else(unknown_node)?;
@@ -258,6 +262,7 @@ pub async fn heartbeat(
         want_status: stored.want_status,
         events_stored: events,
         unix_seconds: now,
+        cluster_stands,
     }))
 }
 
@@ -272,7 +277,8 @@ pub async fn status(
     NodeCaller { site, node }: NodeCaller,
     Limited(body): Limited<{ limits::STATUS_BYTES }>,
 ) -> Result<StatusCode, Failure> {
-    let status: Status = json("the status", &body)?;
+    let mut status: Status = json("the status", &body)?;
+    status.clean();
     let digest = Sha256Digest::of(&body);
     let text = store::to_json("status", &status)?;
     let inventory = store::to_json("inventory", &status.inventory)?;

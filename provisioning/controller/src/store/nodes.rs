@@ -1,6 +1,6 @@
 //! Nodes: what they said last, and what operators did to them.
 
-use cairn_protocol::heartbeat::{Event, FailedGeneration, Heartbeat, Waiting};
+use cairn_protocol::heartbeat::{ClusterBeat, Event, FailedGeneration, Heartbeat, Waiting};
 use cairn_protocol::ids::{Name, Sha256Digest};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ pub struct NodeView {
     pub installed: bool,
     /// The stage of its last heartbeat: `devices` to `service`.
     pub stage: Option<String>,
-    /// Its state: `waiting`, `installing`, `trying`, `ready`, `degraded`.
+    /// Its state: `waiting`, `installing`, `trying`, `bootstrapping`, `ready`, `degraded`.
     pub state: Option<String>,
     /// What it waits for.
     #[schema(value_type = Option<Object>)]
@@ -38,6 +38,9 @@ pub struct NodeView {
     /// The generation that failed last on it.
     #[schema(value_type = Option<Object>)]
     pub failed: Option<FailedGeneration>,
+    /// Its place in the site's cluster.
+    #[schema(value_type = Option<Object>)]
+    pub cluster: Option<ClusterBeat>,
     /// The kernel's boot id.
     pub boot_id: Option<String>,
     /// Seconds since its kernel started.
@@ -106,6 +109,7 @@ fn with_heartbeat((view, heartbeat): (NodeView, Option<String>)) -> Result<NodeV
         waiting: last.waiting,
         generation: last.generation,
         failed: last.failed,
+        cluster: last.cluster,
         boot_id: Some(last.boot_id),
         uptime_seconds: Some(last.uptime_seconds),
         agent_rss_bytes: Some(last.agent_rss_bytes),
@@ -222,6 +226,22 @@ pub fn heartbeat(
         .ok_or_else(|| StoreError::Damaged { what: "node", why: "it vanished".to_owned() })?;
     let want_status = status_digest.as_deref() != Some(beat.status_digest.to_string().as_str());
     Ok(Some(Beat { view, want_status, returned: lost.is_some() }))
+}
+
+/// Whether a control plane of `site` other than `node` said last that it is a member of the site's cluster. One whose key
+/// was taken away (`node release`) does not count: it is gone for good.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn cluster_stands(tx: &Connection, site: &Name, node: &Name) -> Result<bool> {
+    Ok(tx
+        .prepare_cached(
+            "SELECT count(*) FROM nodes WHERE site = ?1 AND node <> ?2 AND planned = 1 AND key IS NOT NULL
+               AND json_extract(heartbeat, '$.cluster.member') = 1
+               AND json_extract(heartbeat, '$.cluster.control_plane') = 1",
+        )?
+        .query_row([site.as_str(), node.as_str()], |row| row.get::<_, i64>(0))?
+        > 0)
 }
 
 fn events(tx: &Connection, site: &Name, node: &Name, events: &[Event], now: u64) -> Result<()> {

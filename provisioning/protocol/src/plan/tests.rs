@@ -18,7 +18,7 @@ fn a_plan_fills_in_what_its_nodes_leave_open() {
     let plan = Plan::parse(GOOD).unwrap();
     let (name, node) = plan.node_by_serial("LAB-0001").unwrap();
     assert_eq!(name.as_str(), "n1");
-    let own = plan.node_plan(node);
+    let own = plan.node_plan(name, node);
     assert_eq!(own.disks.unwrap().system.selector.min_size, Some(Size(8 << 30)));
     assert_eq!(plan.bundles_of(node)["os/base"], "1.0.0");
     assert_eq!(manifest_target("os/base", "1.0.0"), "os/base/1.0.0/manifest.json");
