@@ -81,6 +81,10 @@ impl Kernel {
         Ok((Self { handle, proc_sys: proc_sys.to_owned(), sysfs: sysfs.to_owned() }, Box::new(notices)))
     }
 
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     /// Reads all links with their addresses and routes, by index.
     ///
     /// # Errors
@@ -215,7 +219,7 @@ impl Kernel {
 }
 
 /// The kernel's reason in words.
-fn reason(error: &rtnetlink::Error) -> String {
+pub(crate) fn reason(error: &rtnetlink::Error) -> String {
     match error {
         rtnetlink::Error::NetlinkError(message) => {
             io::Error::from_raw_os_error(-message.raw_code()).to_string()
@@ -225,7 +229,7 @@ fn reason(error: &rtnetlink::Error) -> String {
 }
 
 /// Removing what is gone already is done: the kernel drops routes with their addresses by itself.
-fn gone(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
+pub(crate) fn gone(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
     // ENOENT, ESRCH, EADDRNOTAVAIL (asm-generic/errno.h).
     match result {
         Err(rtnetlink::Error::NetlinkError(error)) if [-2, -3, -99].contains(&error.raw_code()) => Ok(()),
@@ -407,7 +411,7 @@ fn route_fact(message: &RouteMessage) -> Option<(u32, Route)> {
     Some((index?, Route { to, via, metric, table, on_link, protocol }))
 }
 
-fn address_message(index: u32, cidr: Cidr) -> AddressMessage {
+pub(crate) fn address_message(index: u32, cidr: Cidr) -> AddressMessage {
     match cidr.address() {
         IpAddr::V4(ip) => {
             AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(ip, cidr.prefix()).build()

@@ -18,6 +18,7 @@ mod manager;
 mod network;
 pub mod op;
 pub mod planner;
+pub mod pods;
 pub mod resolv;
 pub mod state;
 mod status;

@@ -128,6 +128,14 @@ pub fn arp_probe(mac: [u8; 6], address: Ipv4Addr) -> Vec<u8> {
     packet
 }
 
+/// An ARP announcement (RFC 5227 section 2.3): `address` is at `mac` from now on.
+pub fn arp_announcement(mac: [u8; 6], address: Ipv4Addr) -> Vec<u8> {
+    let mut packet = arp_probe(mac, address);
+    // The sender's address, behind its hardware address.
+    packet[14..18].copy_from_slice(&address.octets());
+    packet
+}
+
 /// Whether an ARP packet shows that another than `mac` uses `address` or probes for it (RFC 5227 section 2.1.1).
 pub fn arp_conflict(packet: &[u8], mac: [u8; 6], address: Ipv4Addr) -> bool {
     if packet.len() < 28 || packet[..6] != [0, 1, 8, 0, 6, 4] || packet[8..14] == mac {

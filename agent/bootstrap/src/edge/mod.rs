@@ -1,0 +1,7 @@
+//! Programs, files, sockets: everything that is not computed.
+
+pub mod api;
+pub mod command;
+pub mod peer;
+pub mod serve;
+pub mod tls;
