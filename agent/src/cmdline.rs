@@ -15,7 +15,7 @@ pub struct Cmdline {
     pub seed: Option<String>,
     /// `cairn.controller=URL`, each: a suggestion; the pin decides.
     pub controllers: Vec<String>,
-    /// `cairn.boot=`: a hint how this boot started: `usb`, `netboot`, `disk`, `direct`.
+    /// `cairn.boot=`: a hint how this boot started: `usb`, `netboot`, `disk`, `direct`, `container`.
     pub boot: Option<String>,
     /// `cairn.rate=BYTES`: fetch at most so many bytes per second; 65,536 at least.
     pub rate: Option<u64>,
@@ -70,7 +70,7 @@ impl Cmdline {
                 }
                 "cairn.seed" if plain_url(value) => cmdline.seed = Some(value.to_owned()),
                 "cairn.controller" if plain_url(value) => cmdline.controllers.push(value.to_owned()),
-                "cairn.boot" if ["usb", "netboot", "disk", "direct"].contains(&value) => {
+                "cairn.boot" if ["usb", "netboot", "disk", "direct", "container"].contains(&value) => {
                     cmdline.boot = Some(value.to_owned());
                 }
                 "cairn.rate" => cmdline.rate = value.parse().ok().filter(|rate| *rate >= LEAST_RATE),

@@ -13,6 +13,7 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::clock;
+use crate::container;
 
 /// How long one line may wait for a console that is busy, milliseconds. A serial line at 9600 baud takes its buffer
 /// of 4 KiB in 4 s; a line of 400 characters needs 0.4 s of that.
@@ -42,7 +43,9 @@ impl Console {
         if outs.is_empty() {
             outs.extend(open("/dev/console"));
         }
-        let kmsg = OpenOptions::new().write(true).open("/dev/kmsg").ok();
+        // In a container the kernel's log is the host's.
+        let kmsg =
+            if container::is_one() { None } else { OpenOptions::new().write(true).open("/dev/kmsg").ok() };
         Self { outs: Mutex::new(outs), kmsg: Mutex::new(kmsg), stdout: false }
     }
 

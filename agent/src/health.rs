@@ -8,6 +8,28 @@ use cairn_protocol::heartbeat::HealthCheck;
 use cairn_protocol::ids::Name;
 use cairn_protocol::limits::clean_text;
 
+/// What vouches for the root file system's bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Root {
+    /// Nothing.
+    #[default]
+    Unchecked,
+    /// The kernel, at every read: dm-verity layers alone.
+    Verity,
+    /// The handover, which read every block; a container's host may have no device-mapper.
+    CheckedAtBoot,
+}
+
+impl Root {
+    fn line(self) -> &'static str {
+        match self {
+            Self::Unchecked => "not on verity",
+            Self::Verity => "on verity",
+            Self::CheckedAtBoot => "every block was checked at boot",
+        }
+    }
+}
+
 /// What was seen of the running system.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -15,8 +37,8 @@ pub struct Facts {
     pub system_state: String,
     /// Names of failed units.
     pub failed_units: Vec<String>,
-    /// Whether the root file system lies on dm-verity layers alone.
-    pub verity_root: bool,
+    /// What vouches for the root file system's bytes.
+    pub root: Root,
     /// Layers in which the kernel has seen damaged blocks in this boot.
     pub damaged_layers: Vec<String>,
     /// Free and total bytes of DATA.
@@ -54,11 +76,7 @@ pub fn checks(facts: &Facts) -> Vec<HealthCheck> {
     };
     [
         check("system", facts.system_state == "running", system),
-        check(
-            "verity-root",
-            facts.verity_root,
-            if facts.verity_root { "on verity" } else { "not on verity" },
-        ),
+        check("verity-root", facts.root != Root::Unchecked, facts.root.line()),
         check("layers", facts.damaged_layers.is_empty(), layers),
         space("data-space", facts.data_bytes),
         space("state-space", facts.state_bytes),
@@ -122,7 +140,7 @@ mod tests {
     fn good() -> Facts {
         Facts {
             system_state: "running".to_owned(),
-            verity_root: true,
+            root: Root::Verity,
             data_bytes: (50, 100),
             state_bytes: (50, 100),
             addresses: 1,
@@ -144,7 +162,7 @@ mod tests {
     fn each_fact_fails_its_own_check() {
         let cases: [(&str, Spoil); 7] = [
             ("system", |facts| facts.system_state = "degraded".to_owned()),
-            ("verity-root", |facts| facts.verity_root = false),
+            ("verity-root", |facts| facts.root = Root::Unchecked),
             ("layers", |facts| facts.damaged_layers.push("base".to_owned())),
             ("data-space", |facts| facts.data_bytes = (4, 100)),
             ("state-space", |facts| facts.state_bytes = (0, 0)),

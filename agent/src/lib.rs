@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clock;
 pub mod cmdline;
 pub mod console;
+pub mod container;
 pub mod control;
 pub mod durable;
 pub mod engine;

@@ -9,7 +9,7 @@ pub mod debian;
 pub mod drivers;
 pub mod efi;
 pub mod elf;
-mod error;
+pub mod error;
 pub mod grub;
 pub mod initramfs;
 pub mod kernel;

@@ -10,13 +10,25 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use crate::dirs::{Error, fail};
+use crate::container::groups;
+use crate::dirs::{self, fail};
 use crate::summary::write_json;
 
 /// File name of the record in a rack's folder.
 const RECORD: &str = "run.json";
 /// A killed process is gone after this, or is not ours to wait for.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What could not be cleaned up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A folder.
+    #[error(transparent)]
+    Dirs(#[from] dirs::Error),
+    /// A cgroup.
+    #[error(transparent)]
+    Groups(#[from] groups::Error),
+}
 
 /// A process that cannot be mistaken for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +69,7 @@ pub fn start_ticks(stat: &str) -> Option<u64> {
 ///
 /// # Errors
 /// When the record cannot be written.
-pub fn record(out: &Path, rack: &str, pids: &[u32]) -> Result<(), Error> {
+pub fn record(out: &Path, rack: &str, pids: &[u32]) -> Result<(), dirs::Error> {
     let dir = out.join(rack);
     std::fs::create_dir_all(&dir).map_err(fail("make", &dir))?;
     let proofs: Vec<Proof> = pids.iter().filter_map(|pid| Proof::of(*pid)).collect();
@@ -72,14 +84,13 @@ pub fn running(out: &Path, rack: &str) -> Vec<Proof> {
     proofs.into_iter().filter(Proof::alive).collect()
 }
 
-/// Kills the recorded processes of every rack below `out` and removes their work folders; results and logs stay. `say` gets a
-/// line for each.
+/// Kills the recorded processes of every rack below `out` and removes their work folders, and the cgroups of any lab that is
+/// gone; results and logs stay. `say` gets a line for each.
 ///
 /// # Errors
-/// When a folder cannot be removed.
+/// When a folder or cgroup cannot be removed.
 pub fn clean(out: &Path, say: &dyn Fn(&str)) -> Result<(), Error> {
-    let Ok(entries) = std::fs::read_dir(out) else { return Ok(()) };
-    for entry in entries.flatten() {
+    for entry in std::fs::read_dir(out).into_iter().flatten().flatten() {
         let dir = entry.path();
         if !dir.join(RECORD).exists() {
             continue;
@@ -92,7 +103,7 @@ pub fn clean(out: &Path, say: &dyn Fn(&str)) -> Result<(), Error> {
         remove(&dir.join("work"), say)?;
         remove(&dir.join(RECORD), say)?;
     }
-    Ok(())
+    Ok(groups::sweep(say)?)
 }
 
 fn end(proof: Proof) {
@@ -103,7 +114,7 @@ fn end(proof: Proof) {
     }
 }
 
-fn remove(path: &PathBuf, say: &dyn Fn(&str)) -> Result<(), Error> {
+fn remove(path: &PathBuf, say: &dyn Fn(&str)) -> Result<(), dirs::Error> {
     if path.is_dir() {
         say(&format!("removing {}", path.display()));
         std::fs::remove_dir_all(path).map_err(fail("remove", path))?;

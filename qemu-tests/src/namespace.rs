@@ -2,7 +2,8 @@
 //!
 //! `unshare --fork --kill-child` makes the inner program process 1 of a new process-id namespace and ties its life to the outer
 //! one. When the lab is killed, even by SIGKILL, the kernel kills process 1, and with it every process in the namespace; the
-//! network and mount namespaces go with the last of them. Cgroups are left alone.
+//! network and mount namespaces go with the last of them. Cgroups of container nodes are removed by a process that outlives the
+//! lab for a moment ([`crate::container::groups::Janitor`]).
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -12,6 +13,8 @@ use std::process::{Child, Command, ExitStatus};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, Uid};
+
+use crate::container::groups::{self, Janitor};
 
 /// Set inside, so that a program knows that it is there already.
 const INSIDE: &str = "CAIRN_LAB_INSIDE";
@@ -75,7 +78,7 @@ pub fn command<S: AsRef<OsStr>>(program: &Path, arguments: impl IntoIterator<Ite
     words.push(program.into());
     words.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
     let mut command = Command::new(&words[0]);
-    command.args(&words[1..]).env(INSIDE, "1");
+    command.args(&words[1..]).env(INSIDE, "1").env(groups::VARIABLE, groups::run_name());
     command
 }
 
@@ -85,6 +88,7 @@ pub fn command<S: AsRef<OsStr>>(program: &Path, arguments: impl IntoIterator<Ite
 /// When it cannot be started.
 pub fn reenter(environment: &[(&str, &str)], started: impl FnOnce(u32)) -> Result<ExitStatus, Error> {
     let program = std::env::current_exe().map_err(|source| run_error("myself", source))?;
+    let _janitor = Janitor::start(&groups::run_name());
     // Signals must be blocked before the first thread exists, and unblocked for the child by `unshare`'s exec'd program.
     let signals = blocked_signals();
     let mut child = command(&program, std::env::args_os().skip(1))
@@ -172,6 +176,7 @@ pub fn run_test_inside(name: &str, body: impl FnOnce()) {
     }
     let program = std::env::current_exe().unwrap_or_else(|error| panic!("no own path: {error}"));
     let arguments = ["--exact", name, "--nocapture", "--include-ignored", "--test-threads=1"];
+    let _janitor = Janitor::start(&groups::run_name());
     let mut child: Child = command(&program, arguments)
         .spawn()
         .unwrap_or_else(|error| panic!("cannot enter namespaces: {error}"));

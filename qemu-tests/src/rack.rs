@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use cairn_image::initramfs;
 use cairn_image::toolbox::{self, Toolbox};
 
 use crate::central::Central;
@@ -14,7 +15,7 @@ use crate::prepare::{self, Prepared, Tools};
 use crate::qemu::accel;
 use crate::qemu::args::Accel;
 use crate::site::{self, Controller, Site};
-use crate::spec::RackSpec;
+use crate::spec::{Boot, RackSpec};
 
 /// Why a rack does not stand.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,9 @@ pub enum Error {
     /// Files.
     #[error(transparent)]
     Dirs(#[from] dirs::Error),
+    /// The boot image.
+    #[error(transparent)]
+    Image(#[from] cairn_image::error::Error),
     /// The toolbox.
     #[error(transparent)]
     Toolbox(#[from] toolbox::Error),
@@ -106,6 +110,9 @@ impl Rack {
             (probe.join().unwrap_or(Accel::Tcg), site)
         });
         let site = site?;
+        if spec.nodes.iter().any(|node| node.boot == Boot::Container) {
+            unpack(&image.join("initramfs.img"), &dirs.work().join("initramfs"))?;
+        }
         let shared = Arc::new(Shared { toolbox, accel, dirs, image, cmdline, extra: Mutex::default() });
         let nodes = (0..spec.nodes.len())
             .map(|index| Node::install(&spec, index, &site.switch, &shared))
@@ -235,6 +242,12 @@ fn controller(prepared: Prepared, dirs: &Dirs) -> Result<(Prepared, Tools, Centr
     let central =
         Central { program: tools.cairnctl.clone(), credentials: prepared.operator(), url: prepared.url() };
     Ok((prepared, tools, central))
+}
+
+/// The boot image's initramfs in a folder, for container nodes. Without its modules: the kernel is the host's.
+fn unpack(initramfs: &Path, root: &Path) -> Result<(), Error> {
+    std::fs::create_dir(root).map_err(fail("make", root))?;
+    Ok(initramfs::unpack::unpack(initramfs, root, &|path| path.starts_with("usr/lib/modules/"))?)
 }
 
 /// Copies a folder, modes and all.

@@ -15,6 +15,7 @@
 //! | [`installed`], [`record`] | the disk that carries a finished installation |
 //! | [`choose`] | which disk a plan means, and whether it may be written to |
 //! | [`system`] | partitions and file systems made, checked, mounted |
+//! | [`folder`] | a folder in place of a disk, where a node is a container |
 //! | [`loader`] | systemd-boot and GRUB, their tries, UKIs on the ESP |
 //! | [`generation`] | what may be booted, which one is, what becomes of it |
 //! | [`layer`] | erofs images checked, attached under dm-verity, mended |
@@ -27,6 +28,7 @@ pub mod content;
 pub mod discover;
 pub mod error;
 pub mod fat;
+pub mod folder;
 pub mod fuzz;
 pub mod generation;
 pub mod gpt;

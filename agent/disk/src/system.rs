@@ -19,7 +19,7 @@ use crate::parts::{self, PartNode};
 use crate::record::{self, InstallRecord};
 use crate::signature::TAIL_BYTES;
 use crate::tool::Tools;
-use crate::{content, fat};
+use crate::{content, fat, folder};
 
 /// The ESP's label: FAT has upper case only.
 const ESP_LABEL: &str = "CAIRN-ESP";
@@ -28,12 +28,13 @@ const STATE_RESERVED: u8 = 1;
 /// Bytes zeroed at a time.
 const ZERO_CHUNK: usize = 1 << 20;
 
-/// A disk with our partitions on it.
+/// A disk with our partitions on it, or a folder that stands for one ([`crate::folder`]).
 #[derive(Debug, Clone)]
 pub struct SystemDisk {
     node: PathBuf,
     sector: u32,
-    layout: Layout,
+    /// `None`: a folder.
+    layout: Option<Layout>,
 }
 
 pub(crate) fn layout_of(found: &Found) -> Result<Layout> {
@@ -67,7 +68,8 @@ fn zero(file: &File, path: &Path, span: Span) -> Result<()> {
 /// # Errors
 /// [`DiskError::Unexpected`] when it has none.
 pub fn open(found: &Found) -> Result<SystemDisk> {
-    Ok(SystemDisk { node: found.node.clone(), sector: found.disk.sector_bytes, layout: layout_of(found)? })
+    let layout = if folder::is_one(&found.node) { None } else { Some(layout_of(found)?) };
+    Ok(SystemDisk { node: found.node.clone(), sector: found.disk.sector_bytes, layout })
 }
 
 /// Partitions `found` as `want` says and makes its file systems. What is finished is only opened, unless `again`.
@@ -91,12 +93,17 @@ pub fn prepare(
         size: Size(size),
         needed: Size(needed),
     })?;
-    let disk = SystemDisk { node: found.node.clone(), sector, layout };
+    if folder::is_one(&found.node) {
+        say(&format!("emptying the folder {}", found.disk.name));
+        folder::make(&found.node)?;
+        return Ok(SystemDisk { node: found.node.clone(), sector, layout: None });
+    }
+    let disk = SystemDisk { node: found.node.clone(), sector, layout: Some(layout) };
     say(&format!("partitioning {}", found.disk.name));
-    disk.partition(size)?;
+    disk.partition(size, &layout)?;
     for (part, what) in [(Part::Esp, name::ESP), (Part::State, name::STATE), (Part::Data, name::DATA)] {
         say(&format!("making the file system {what}"));
-        disk.make(part, tools)?;
+        disk.make(part, &layout, tools)?;
     }
     Ok(disk)
 }
@@ -107,9 +114,17 @@ impl SystemDisk {
         &self.node
     }
 
-    /// Where its partitions lie.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
+    /// Where its partitions lie; `None` for a folder, which has none.
+    pub fn layout(&self) -> Option<&Layout> {
+        self.layout.as_ref()
+    }
+
+    /// Where its partitions lie, for what needs them.
+    pub(crate) fn partitions(&self) -> Result<&Layout> {
+        self.layout.as_ref().ok_or_else(|| DiskError::Unexpected {
+            path: self.node.clone(),
+            why: "it is a folder and has no partitions".to_owned(),
+        })
     }
 
     /// Its logical sector size in bytes.
@@ -117,7 +132,7 @@ impl SystemDisk {
         self.sector
     }
 
-    fn partition(&self, size: u64) -> Result<()> {
+    fn partition(&self, size: u64, layout: &Layout) -> Result<()> {
         let path = &self.node;
         let file = parts::open_disk(path)?;
         let sync = || file.sync_all().map_err(DiskError::io("sync", path));
@@ -133,7 +148,7 @@ impl SystemDisk {
             *id = random()?;
         }
         let mut ids = ids.into_iter();
-        let table = self.layout.table(self.sector, &mut || ids.next().unwrap_or_default());
+        let table = layout.table(self.sector, &mut || ids.next().unwrap_or_default());
         let encoded = table.encode(size / u64::from(self.sector), self.sector, &[]).ok_or_else(|| {
             DiskError::Unexpected {
                 path: path.clone(),
@@ -148,11 +163,11 @@ impl SystemDisk {
     }
 
     fn part(&self, part: Part) -> Result<PartNode> {
-        parts::open(&self.node, part, self.layout.span(part), false)
+        parts::open(&self.node, part, self.partitions()?.span(part), false)
     }
 
-    fn make(&self, part: Part, tools: &Tools) -> Result<()> {
-        let (node, length) = (self.part(part)?, self.layout.span(part).length);
+    fn make(&self, part: Part, layout: &Layout, tools: &Tools) -> Result<()> {
+        let (node, length) = (self.part(part)?, layout.span(part).length);
         let path = node.path();
         {
             // Old signatures must not shine through: some lie where mkfs does not write.
@@ -165,7 +180,7 @@ impl SystemDisk {
             zero(&file, path, Span { start: length - tail, length: tail })?;
             file.sync_all().map_err(DiskError::io("sync", path))?;
             if part == Part::Esp {
-                return self.make_esp(&file, path);
+                return self.make_esp(layout.esp, &file, path);
             }
         }
         match part {
@@ -174,8 +189,7 @@ impl SystemDisk {
         }
     }
 
-    fn make_esp(&self, file: &File, path: &Path) -> Result<()> {
-        let span = self.layout.esp;
+    fn make_esp(&self, span: Span, file: &File, path: &Path) -> Result<()> {
         let hidden = u32::try_from(span.start / u64::from(self.sector)).unwrap_or(0);
         let id = random()?;
         let serial = u32::from_le_bytes([id[0], id[1], id[2], id[3]]);
@@ -196,6 +210,9 @@ impl SystemDisk {
     /// [`DiskError::Damaged`] for what `e2fsck -p` cannot mend; [`DiskError::File`] for a mount that failed (is the
     /// module ext4 loaded?).
     pub fn mount(&self, mounts: &Mounts, tools: &Tools) -> Result<()> {
+        if self.layout.is_none() {
+            return folder::mount_both(&self.node, mounts);
+        }
         for (part, at, flags, mode) in [
             (Part::State, &mounts.state, PLAIN | MsFlags::MS_NOEXEC, 0o700),
             (Part::Data, &mounts.data, PLAIN, 0o755),
@@ -231,6 +248,9 @@ impl SystemDisk {
     /// [`DiskError`]; the disk then stays unfinished.
     pub fn finish(&self, state: &Path, record: &InstallRecord) -> Result<()> {
         record::write(state, record)?;
+        if self.layout.is_none() {
+            return Ok(());
+        }
         let path = &self.node;
         // Not claimed: its partitions are mounted.
         let file =
@@ -244,6 +264,7 @@ impl SystemDisk {
     /// # Errors
     /// [`DiskError::File`].
     pub fn is_unfinished(&self) -> Result<bool> {
+        self.partitions()?;
         let file = File::open(&self.node).map_err(DiskError::io("open", &self.node))?;
         content::is_marked(&file).map_err(DiskError::io("read", &self.node))
     }

@@ -24,7 +24,7 @@ pub struct NetConfig {
     /// The host name sent to DHCP servers.
     pub hostname: Option<String>,
     /// Names (`*` and `?`) of virtual links that the default plan takes for hardware: `host0` is what systemd-nspawn
-    /// gives a container.
+    /// gives a container, `host1` what the lab gives it besides.
     pub also: Vec<String>,
     /// Whether a leased address is probed for by ARP before its first use. Default yes; costs 0.3 s.
     pub probe_address: bool,
@@ -42,7 +42,7 @@ impl NetConfig {
             resolv_conf: resolv_conf.into(),
             state_file: None,
             hostname: None,
-            also: vec!["host0".to_owned()],
+            also: vec!["host*".to_owned()],
             probe_address: true,
             proc_sys: "/proc/sys".into(),
             sysfs: "/sys".into(),

@@ -11,6 +11,7 @@ use nix::unistd::{Pid, sync};
 
 use super::mounts::targets;
 use crate::console::Console;
+use crate::container;
 
 /// How long the remaining processes have after SIGTERM. mke2fs and e2fsck stop cleanly within a second.
 const GRACE: Duration = Duration::from_secs(3);
@@ -38,7 +39,8 @@ pub(super) fn reboot(next: cairn_sys::power::Next, console: &Console, stage: Sta
 fn unmount_disks() {
     let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     for target in targets(&table).rev().filter(|target| target.starts_with("/run/cairn/")) {
-        if umount2(target, MntFlags::empty()).is_err() {
+        // In a container these are bind mounts of the host's file systems, which stay as they are.
+        if umount2(target, MntFlags::empty()).is_err() && !container::is_one() {
             let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
             let _ = mount(None::<&str>, target, None::<&str>, flags, None::<&str>);
         }

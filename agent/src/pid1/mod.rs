@@ -29,6 +29,7 @@ use nix::unistd::{Pid, pipe2};
 use crate::clock;
 use crate::cmdline::Cmdline;
 use crate::console::Console;
+use crate::container;
 use crate::control::{Message, Reader, VARIABLE};
 use crate::paths::Paths;
 use supervise::Supervisor;
@@ -66,14 +67,21 @@ pub fn run() -> ! {
         // Exec keeps the process: the kernel never sees PID 1 end.
         let _ = Command::new("/proc/self/exe").arg0("init").exec();
     }));
-    let troubles = mounts::mount_all();
+    let in_container = container::is_one();
+    let mut troubles = mounts::mount_all();
+    if in_container {
+        let words: Vec<_> = std::env::args().skip(1).collect();
+        troubles.extend(container::begin(&words.join(" ")));
+    }
     let cmdline = Cmdline::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
     let console = Console::of_node();
     for trouble in troubles {
         console.note(Stage::Devices, trouble);
     }
     console.note(Stage::Devices, format!("Cairn agent {} is PID 1", env!("CARGO_PKG_VERSION")));
-    prepare_kernel(&console);
+    if !in_container {
+        prepare_kernel(&console);
+    }
     // After a restart in place the old worker may still run, with a pipe that nobody reads.
     let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
 
@@ -263,7 +271,8 @@ impl Pid1 {
         self.console.say(Stage::Handover, Said::Note(format!("the root is {root}, starting {init}")));
         let _ = SigSet::empty().thread_set_mask();
         let new = cairn_disk::root::NewRoot { path: root.into() };
-        let Err(error) = cairn_disk::root::switch(&new, std::path::Path::new(init), &[]);
+        let last = || if container::is_one() { container::share_mounts() } else { Ok(()) };
+        let Err(error) = cairn_disk::root::switch(&new, std::path::Path::new(init), &[], last);
         let line = format!("the root could not be switched: {error}");
         self.console.note(Stage::Handover, line.clone());
         crash::Crash { stage: Stage::Handover, line }.keep(&self.paths.crashes());

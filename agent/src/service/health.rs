@@ -9,7 +9,7 @@ use cairn_protocol::heartbeat::{HealthCheck, NodeState};
 use nix::sys::statvfs::statvfs;
 use tokio::time::Instant;
 
-use crate::health::{self, Facts, Verdict};
+use crate::health::{self, Facts, Root, Verdict};
 use crate::running::Running;
 use crate::worker::context::Context;
 
@@ -91,7 +91,12 @@ impl Health {
         let facts = Facts {
             system_state,
             failed_units,
-            verity_root: running.is_some() && root_is_verity(),
+            root: match (running, &context.container) {
+                (None, _) => Root::Unchecked,
+                (Some(_), Some(_)) => Root::CheckedAtBoot,
+                (Some(_), None) if root_is_verity() => Root::Verity,
+                (Some(_), None) => Root::Unchecked,
+            },
             damaged_layers: self.damaged.clone(),
             data_bytes: space(&context.paths.data()),
             state_bytes: space(&context.paths.state()),

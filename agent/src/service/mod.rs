@@ -105,7 +105,8 @@ async fn serve(root: PathBuf) -> ExitCode {
     let deadline = Arc::new(AtomicU64::new(u64::MAX));
     let hardware = watchdog::Keeper::new(!context.cmdline.watchdog_off);
     tokio::spawn(stay_alive(notifier.clone(), hardware, Arc::clone(&deadline)));
-    let (_keep, mut bad_blocks) = kmsg::watch();
+    // In a container the kernel's log is the host's, and no verity device is the node's.
+    let (_keep, mut bad_blocks) = if context.container.is_some() { kmsg::silent() } else { kmsg::watch() };
     let stop = Arc::new(Notify::new());
     tokio::spawn(stop_on_signal(Arc::clone(&stop)));
     let mut service = Service {

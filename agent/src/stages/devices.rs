@@ -27,6 +27,13 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
     if context.options.hosted {
         return Outcome::Done;
     }
+    if let Some(container) = &context.container {
+        let (nics, disks) = (crate::container::nics(Path::new("/sys")).len(), container.disks.len());
+        context
+            .console
+            .note(Stage::Devices, format!("a container, {nics} network interfaces, {disks} disks"));
+        return super::installed::find(context).await;
+    }
     let Some(modules) = context.modules.as_mut() else { return Outcome::Done };
     // The socket first, the walk second: whatever appears in between is seen by one of them.
     let events = cairn_sys::uevent::Socket::open();

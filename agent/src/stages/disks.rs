@@ -1,5 +1,6 @@
 //! `disks`: selectors resolved, disks partitioned, file systems made and mounted.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use cairn_disk::discover::{self, Found, Sources};
@@ -12,11 +13,23 @@ use cairn_protocol::plan;
 use cairn_protocol::stage::Stage;
 
 use super::plan::work;
+use crate::container::Machine;
 use crate::engine::{Outcome, Trouble};
 use crate::worker::context::Context;
 
 /// Modules of the file systems on the system disk.
 const MODULES: [&str; 5] = ["ext4", "vfat", "nls_cp437", "nls_ascii", "loop"];
+
+/// Where a disk's STATE is mounted for a moment, below `/run/cairn`.
+const SCRATCH: &str = "scratch";
+
+/// The disks of this machine, or of this container. `run` is `/run/cairn`.
+pub(crate) fn machine_disks(container: Option<&Machine>, run: &Path) -> Vec<Found> {
+    container.map_or_else(
+        || discover::disks(&Sources::default(), &run.join(SCRATCH)),
+        |machine| machine.found(run),
+    )
+}
 
 /// Tries once.
 pub(super) async fn run(context: &mut Context) -> Outcome {
@@ -41,13 +54,13 @@ pub(super) async fn discover(context: &mut Context) -> Result<Vec<Found>, Troubl
             modules.request(name);
         }
     }
-    let scratch = context.paths.in_run("scratch");
+    let (run, container) = (context.paths.run(), context.container.clone());
     let (hosted, given) = (context.options.hosted, context.options.disks.clone());
     let found = super::blocking(move || {
         if hosted {
-            given.iter().map(|path| discover::given(path, &scratch)).collect()
+            given.iter().map(|path| discover::given(path, &run.join(SCRATCH))).collect()
         } else {
-            Ok(discover::disks(&Sources::default(), &scratch))
+            Ok(machine_disks(container.as_ref(), &run))
         }
     })
     .await?

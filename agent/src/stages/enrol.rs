@@ -135,6 +135,19 @@ fn inventory(context: &Context) -> Inventory {
         return inventory;
     }
     let sys = Path::new("/sys");
+    if let Some(container) = &context.container {
+        let (cpu, memory_bytes) = container.cpu_and_memory(cpu, memory_bytes);
+        let firmware = cairn_protocol::inventory::Firmware { kind: "none".to_owned(), ..Default::default() };
+        return Inventory {
+            machine: container.machine(),
+            cpu,
+            memory_bytes,
+            nics: crate::container::nics(sys),
+            disks: context.report.status().inventory.disks,
+            firmware,
+            tpm: None,
+        };
+    }
     Inventory {
         machine: inventory::machine(sys),
         cpu,

@@ -94,7 +94,8 @@ async fn hand_over(context: &mut Context, begun: Duration) -> Result<(), Trouble
         context.tell(Stage::Handover, Severity::Warning, "layers-read", line);
     }
     let work = (layers.clone(), plan.clone());
-    let prepared = super::blocking(move || prepare(&work.0, &work.1, depth)).await?;
+    let in_container = context.container.is_some();
+    let prepared = super::blocking(move || prepare(&work.0, &work.1, depth, in_container)).await?;
     match prepared {
         Ok(()) => {}
         Err(Failure::Layer(bad)) => return Err(damaged(context, &chosen, &bad.0, &bad.1)),
@@ -104,9 +105,11 @@ async fn hand_over(context: &mut Context, begun: Duration) -> Result<(), Trouble
         }
     }
     let running = tell_service(context, &chosen, &release);
-    carry_agent(context).map_err(|error| {
-        Trouble::waiting(format!("the agent cannot be carried over: {error}"), "it is tried again")
-    })?;
+    carry_agent(context)
+        .and_then(|()| if in_container { crate::container::configure(Path::new("/run")) } else { Ok(()) })
+        .map_err(|error| {
+            Trouble::waiting(format!("the agent cannot be carried over: {error}"), "it is tried again")
+        })?;
     if chosen.count {
         let store = Store::open(&state).map_err(|e| disks::trouble(&e))?;
         let left = store.count_try(&running.id).map_err(|e| disks::trouble(&e))?;
@@ -129,11 +132,16 @@ enum Failure {
 }
 
 /// Checks, attaches and stacks the layers. What an earlier try of this boot attached is used.
-fn prepare(layers: &[Layer], plan: &RootPlan, depth: Depth) -> Result<(), Failure> {
+fn prepare(layers: &[Layer], plan: &RootPlan, depth: Depth, in_container: bool) -> Result<(), Failure> {
     for (layer, at) in layers.iter().zip(&plan.layers) {
         let bad = |error| Failure::Layer(Box::new((error, layer.clone())));
         layer::check(layer, depth).map_err(bad)?;
-        if !cairn_disk::mounts::is_mount_point(at) {
+        if cairn_disk::mounts::is_mount_point(at) {
+            continue;
+        }
+        if in_container {
+            layer::attach_plain(layer, at).map_err(bad)?;
+        } else {
             layer::attach(layer, at).map_err(bad)?;
         }
     }

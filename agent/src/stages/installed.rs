@@ -69,7 +69,12 @@ async fn try_find(context: &mut Context) -> Result<Outcome, Trouble> {
         );
     }
     let running = context.settings().map(|settings| settings.image_version.clone()).unwrap_or_default();
-    let choice = choose(&candidates(&stored, &running), &running, loaders.as_deref());
+    let mut candidates = candidates(&stored, &running);
+    if context.container.is_some() {
+        // The lab boots its own image, whatever a generation names.
+        candidates.iter_mut().for_each(|candidate| candidate.uki.clone_from(&running));
+    }
+    let choice = choose(&candidates, &running, loaders.as_deref());
     for (id, reason) in &choice.failed {
         let _ = store.fail(id, reason);
         context.tell(

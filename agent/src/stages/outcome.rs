@@ -53,7 +53,8 @@ pub(super) fn on_esp(
     mounts: &Mounts,
     change: impl FnOnce(&Loaders) -> Result<(), DiskError>,
 ) -> Result<(), DiskError> {
-    let Some(disk) = disk else { return Ok(()) };
+    // A folder that stands for a disk has no ESP.
+    let Some(disk) = disk.filter(|disk| disk.layout().is_some()) else { return Ok(()) };
     disk.mount_esp(mounts)?;
     let changed = Loaders::open(&mounts.esp).and_then(|loaders| change(&loaders));
     nix::unistd::sync();

@@ -103,7 +103,9 @@ fn believe(context: &mut Context, time: u64) -> Option<Outcome> {
         );
         context.spool.event(&context.clock, Stage::Time, Severity::Warning, "clock-unbelievable", &line);
     }
+    // The clock of a container is its host's.
     if !context.options.hosted
+        && context.container.is_none()
         && machine.abs_diff(time) > 1
         && let Err(error) = cairn_sys::clock::set(time)
     {

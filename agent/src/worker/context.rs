@@ -50,6 +50,8 @@ pub struct Context {
     pub console: Arc<Console>,
     /// The kernel's command line.
     pub cmdline: Cmdline,
+    /// What the lab says in place of hardware, where this node is a container.
+    pub container: Option<crate::container::Machine>,
     /// What the image trusts, or why it cannot be read.
     pub trust: Result<Arc<Trust>, String>,
     /// The trusted time.
@@ -103,6 +105,8 @@ impl Context {
         let hosted = options.hosted;
         let cmdline =
             if hosted { String::new() } else { fs::read_to_string("/proc/cmdline").unwrap_or_default() };
+        let container =
+            (!hosted && crate::container::is_one()).then(|| crate::container::Machine::parse(&cmdline));
         let trust = trust::read(&paths.trust()).map(Arc::new).map_err(|e| e.to_string());
         let floor = trust
             .as_ref()
@@ -118,7 +122,9 @@ impl Context {
             report: Arc::new(Report::new(paths.clone())),
             spool: Arc::new(Spool::open(&paths)),
             control,
-            modules: (!hosted).then(Modules::of_running_kernel),
+            // A container's kernel is the host's to load modules into.
+            modules: (!hosted && container.is_none()).then(Modules::of_running_kernel),
+            container,
             seed: None,
             seed_looked_for: false,
             measured: super::measure_speed(),
@@ -178,12 +184,11 @@ impl Context {
 
     /// In the booted root: finds the system disk that STATE lies on, for changes of its loaders.
     pub async fn find_disk(&mut self) {
-        let scratch = self.paths.in_run("scratch");
-        let found = tokio::task::spawn_blocking(move || {
-            cairn_disk::discover::disks(&cairn_disk::discover::Sources::default(), &scratch)
-        })
-        .await
-        .unwrap_or_default();
+        let (run, container) = (self.paths.run(), self.container.clone());
+        let found =
+            tokio::task::spawn_blocking(move || crate::stages::machine_disks(container.as_ref(), &run))
+                .await
+                .unwrap_or_default();
         let disks = found.iter().map(|found| found.disk.clone()).collect();
         self.report.change_status(|status| status.inventory.disks = disks);
         let ours = cairn_disk::installed::find(&found).ok().flatten();

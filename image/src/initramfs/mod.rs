@@ -8,6 +8,7 @@ pub mod cpio;
 pub mod firmware;
 pub mod modules;
 pub mod tools;
+pub mod unpack;
 
 use std::fs;
 use std::path::Path;

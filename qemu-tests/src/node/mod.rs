@@ -1,24 +1,30 @@
 //! One server of a rack: power, disks, sticks.
 //!
 //! - [`console`]: what it says, and waiting for it.
+//! - [`power`]: the two kinds of machine that it can be.
 
 mod console;
+mod power;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use crate::container::process as container;
 use crate::dirs::{self, Dirs, fail, socket};
 use crate::qemu::args::{self, Accel, Direct, DiskArgs, Machine, NicArgs};
-use crate::qemu::process::{self, Process};
-use crate::qemu::qmp::{self, Qmp};
+use crate::qemu::process;
+use crate::qemu::qmp;
 use crate::spec::{Boot, Node as NodeSpec, RackSpec, disk_serial, mac};
 use crate::stick;
+use crate::switch::wire::Outlet;
 use crate::switch::{Port, PortConfig, Switch, Vlan, wire};
 use crate::tail::{Tail, Timeout};
+use crate::units::Bytes;
 use cairn_image::toolbox::Toolbox;
+use power::Power;
 
 /// Why something could not be done to a node.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +35,21 @@ pub enum Error {
     /// QEMU.
     #[error(transparent)]
     Process(#[from] process::Error),
+    /// A container.
+    #[error(transparent)]
+    Container(#[from] container::Error),
+    /// A program in a container failed.
+    #[error("{node}: {program} failed ({status}): {said}")]
+    Program {
+        /// Which node.
+        node: String,
+        /// Program and arguments.
+        program: String,
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// What it said.
+        said: String,
+    },
     /// Its control socket.
     #[error(transparent)]
     Qmp(#[from] qmp::Error),
@@ -79,6 +100,14 @@ pub struct Shared {
     pub extra: Mutex<Vec<PathBuf>>,
 }
 
+impl Shared {
+    /// The unpacked initramfs, which container nodes start in.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.dirs.work().join("initramfs")
+    }
+}
+
 /// A server.
 #[derive(Debug)]
 pub struct Node {
@@ -86,7 +115,9 @@ pub struct Node {
     machine: Machine,
     shared: Arc<Shared>,
     ports: Vec<Port>,
-    process: Option<Process>,
+    /// Where a container's cards are plugged in at each boot.
+    outlets: Vec<Outlet>,
+    power: Option<Power>,
     tail: Tail,
     powered: Option<Instant>,
     spent: f64,
@@ -113,20 +144,27 @@ impl Node {
             .cloned()
             .ok_or_else(|| Error::NoPart { node: rack.name.clone(), part: format!("node {index}") })?;
         let work = shared.dirs.work();
-        let mut nics = Vec::new();
-        let mut ports = Vec::new();
+        let in_container = spec.boot == Boot::Container;
+        let (mut nics, mut ports, mut outlets) = (Vec::new(), Vec::new(), Vec::new());
         for (at, nic) in spec.nics.iter().enumerate() {
             // Socket paths end at 107 bytes; positions are shorter than names.
             let (local, remote) = (socket(&format!("q{index}-{at}")), socket(&format!("s{index}-{at}")));
             let vlan = Vlan::Access(nic.vlan.unwrap_or(crate::switch::fabric::DEFAULT_VLAN));
-            ports.push(switch.add_socket(&remote, &local, PortConfig { vlan, ..PortConfig::default() })?);
+            let config = PortConfig { vlan, ..PortConfig::default() };
+            if in_container {
+                let outlet = switch.add_outlet(config);
+                ports.push(outlet.port());
+                outlets.push(outlet);
+            } else {
+                ports.push(switch.add_socket(&remote, &local, config)?);
+            }
             nics.push(NicArgs { model: nic.model, mac: mac(rack, index, at), local, remote });
         }
         let mut disks = Vec::new();
         for (at, disk) in spec.disks.iter().enumerate() {
-            let path = work.join(format!("{}-disk{at}.img", spec.name));
-            let file = File::create(&path).map_err(fail("make", &path))?;
-            file.set_len(disk.size.0).map_err(fail("size", &path))?;
+            let kind = if in_container { "" } else { ".img" };
+            let path = work.join(format!("{}-disk{at}{kind}", spec.name));
+            empty_disk(&path, disk.size, in_container)?;
             disks.push(DiskArgs { path, format: "raw", bus: disk.bus, serial: disk_serial(&spec, at) });
         }
         let nvram = work.join(format!("{}-vars.fd", spec.name));
@@ -169,7 +207,8 @@ impl Node {
         let tail = Tail::follow(&console);
         let seed = spec.seed.clone();
         let shared = Arc::clone(shared);
-        let mut node = Self { spec, machine, shared, ports, process: None, tail, powered: None, spent: 0.0 };
+        let mut node =
+            Self { spec, machine, shared, ports, outlets, power: None, tail, powered: None, spent: 0.0 };
         if let Some(seed) = seed {
             node.put_seed(&seed)?;
         }
@@ -221,22 +260,18 @@ impl Node {
         if self.running() {
             return Ok(());
         }
-        let shared = Arc::clone(&self.shared);
-        let (work, serial) = (shared.dirs.work(), shared.dirs.serial());
-        let extra = shared.extra.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut binds: Vec<&Path> = vec![&work, &serial, &shared.image];
-        binds.extend(extra.iter().map(PathBuf::as_path));
-        let log = shared.dirs.log(&format!("qemu-{}", self.spec.name));
+        // A machine that switched itself off is cleared away first.
+        self.power_off();
         self.powered = Some(Instant::now());
-        self.process = Some(Process::start(&shared.toolbox, &self.machine, &binds, &log)?);
+        self.power = Some(self.start()?);
         Ok(())
     }
 
     /// Cuts the power.
     pub fn power_off(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            self.spent += process.cpu_seconds();
-            process.power_off();
+        if let Some(mut power) = self.power.take() {
+            self.spent += power.cpu_seconds();
+            power.off();
         }
     }
 
@@ -249,28 +284,9 @@ impl Node {
         self.power_on()
     }
 
-    /// Presses the reset button.
-    ///
-    /// # Errors
-    /// When it is off or does not answer.
-    pub fn reset(&mut self) -> Result<(), Error> {
-        Ok(self.qmp()?.reset()?)
-    }
-
-    /// A control connection.
-    ///
-    /// # Errors
-    /// When it is off or does not answer.
-    pub fn qmp(&mut self) -> Result<Qmp, Error> {
-        match &self.process {
-            Some(process) => Ok(process.qmp()?),
-            None => Err(Error::Off(self.spec.name.clone())),
-        }
-    }
-
     /// Whether it is on. A guest that shut itself down is off.
     pub fn running(&mut self) -> bool {
-        self.process.as_mut().is_some_and(Process::running)
+        self.power.as_mut().is_some_and(Power::running)
     }
 
     /// When it was powered on last.
@@ -279,22 +295,35 @@ impl Node {
         self.powered
     }
 
-    /// Processor seconds that its QEMU used, over all power cycles.
+    /// Processor seconds that its QEMU, or all of its container, used, over all power cycles.
     #[must_use]
     pub fn cpu_seconds(&self) -> f64 {
-        self.spent + self.process.as_ref().map_or(0.0, Process::cpu_seconds)
+        self.spent + self.power.as_ref().map_or(0.0, Power::cpu_seconds)
     }
 
-    /// The file behind a disk.
+    /// The file behind a disk, or the folder that stands for it.
     ///
     /// # Errors
     /// When there is no such disk.
     pub fn disk(&self, index: usize) -> Result<&Path, Error> {
         let disk = self.machine.disks.get(index).map(|disk| disk.path.as_path());
-        disk.ok_or_else(|| Error::NoPart { node: self.spec.name.clone(), part: format!("disk {index}") })
+        disk.ok_or_else(|| self.no_part(&format!("disk {index}")))
     }
 
-    /// Flips the bits of one byte of a disk. The node must be off.
+    /// Takes a disk out and puts an empty one in, of the same size and serial number. The node must be off.
+    ///
+    /// # Errors
+    /// When it is on, there is no such disk, or it cannot be emptied.
+    pub fn replace_disk(&mut self, index: usize) -> Result<(), Error> {
+        if self.running() {
+            return Err(Error::On(self.spec.name.clone()));
+        }
+        let path = self.disk(index)?.to_owned();
+        let size = self.spec.disks.get(index).map_or(Bytes(0), |disk| disk.size);
+        Ok(empty_disk(&path, size, self.is_container())?)
+    }
+
+    /// Flips the bits of one byte of a virtual machine's disk. The node must be off.
     ///
     /// # Errors
     /// When it is on, or there is no such disk or place.
@@ -305,6 +334,21 @@ impl Node {
         let path = self.disk(index)?.to_owned();
         Ok(flip_byte(&path, offset)?)
     }
+}
+
+/// An empty disk in place of what is there: a sparse file, or a folder.
+fn empty_disk(path: &Path, size: Bytes, folder: bool) -> Result<(), dirs::Error> {
+    if folder {
+        match std::fs::remove_dir_all(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(fail("empty", path)(error));
+            }
+            _ => {}
+        }
+        return std::fs::create_dir(path).map_err(fail("make", path));
+    }
+    let file = File::create(path).map_err(fail("make", path))?;
+    file.set_len(size.0).map_err(fail("size", path))
 }
 
 /// Flips all bits of one byte of a file in place.

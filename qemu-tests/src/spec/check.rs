@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{MAX_NODES, Node, RackSpec};
+use super::{Boot, Bus, MAX_NODES, NicModel, Node, RackSpec};
 use crate::units::Bytes;
 
 /// Checks what the types cannot say.
@@ -28,6 +28,7 @@ pub(super) fn check(rack: &RackSpec) -> Result<(), String> {
         if node.cpus == 0 || node.memory < Bytes::mib(128) || node.nics.len() > 8 || node.disks.len() > 16 {
             return Err(format!("node {who}: needs a processor, 128MiB, at most 8 nics and 16 disks"));
         }
+        container(node)?;
         for nic in 0..node.nics.len() {
             let mac = mac(rack, index, nic);
             if mac
@@ -50,6 +51,27 @@ pub(super) fn check(rack: &RackSpec) -> Result<(), String> {
         }
         if let Some(clock) = &node.clock {
             word(who, "clock", clock)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a container cannot have.
+fn container(node: &Node) -> Result<(), String> {
+    if node.boot != Boot::Container {
+        return Ok(());
+    }
+    let real_card = node.nics.iter().any(|nic| nic.model != NicModel::Virtio);
+    let real_disk = node.disks.iter().any(|disk| disk.bus != Bus::VirtioBlk);
+    for (key, given) in [
+        ("clock", node.clock.is_some()),
+        ("seed", node.seed.is_some()),
+        ("screen", node.screen),
+        ("nic.model", real_card),
+        ("disk.bus", real_disk),
+    ] {
+        if given {
+            return Err(format!("node {}: a container has no {key}", node.name));
         }
     }
     Ok(())

@@ -153,6 +153,8 @@ pub enum Boot {
     UefiDisk,
     /// `SeaBIOS` from the disk alone.
     BiosDisk,
+    /// No virtual machine: a container of systemd-nspawn.
+    Container,
 }
 
 impl Boot {
@@ -167,6 +169,7 @@ impl Boot {
             Self::Usb => "usb",
             Self::UefiDisk => "uefi-disk",
             Self::BiosDisk => "bios-disk",
+            Self::Container => "container",
         }
     }
 

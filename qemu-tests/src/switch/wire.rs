@@ -91,6 +91,17 @@ struct Shared {
 }
 
 impl Shared {
+    /// Lets the thread know when a link has frames. The link owns its descriptor for as long as it is in `links`, and
+    /// closing it ends the watch.
+    fn watch(&self, link: &Link, port: Port) -> Result<(), Error> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, port.0 as u64);
+        let watched = match link {
+            Link::Tap(device) => borrow(device, |fd| self.epoll.add(fd, event)),
+            Link::Socket { socket, .. } => self.epoll.add(socket.as_fd(), event),
+        };
+        watched.map_err(fail("watch", "port"))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic elsewhere leaves counters and tables usable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -130,14 +141,16 @@ impl Switch {
     /// # Errors
     /// When the device cannot be made.
     pub fn add_tap(&self, name: &str, config: PortConfig) -> Result<Port, Error> {
-        let device = DeviceBuilder::new()
-            .name(name)
-            .layer(Layer::L2)
-            .packet_information(false)
-            .build_sync()
-            .map_err(fail("make tap device", name))?;
-        device.set_nonblocking(true).map_err(fail("use tap device", name))?;
-        self.add(Link::Tap(device), config)
+        self.add(Link::Tap(tap(name)?), config)
+    }
+
+    /// Adds a port into which a device is plugged later, again and again.
+    #[must_use]
+    pub fn add_outlet(&self, config: PortConfig) -> Outlet {
+        let mut state = self.shared.lock();
+        let port = state.fabric.add(config);
+        state.links.push(None);
+        Outlet { shared: Arc::clone(&self.shared), port }
     }
 
     /// Adds a port: the switch receives at `local` (made now; an old socket there is removed) and sends to `peer`, which may
@@ -160,15 +173,7 @@ impl Switch {
     fn add(&self, link: Link, config: PortConfig) -> Result<Port, Error> {
         let mut state = self.shared.lock();
         let port = state.fabric.add(config);
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, port.0 as u64);
-        let watched = match &link {
-            Link::Tap(device) => {
-                // The device owns its descriptor for as long as it is in `links`, and closing it ends the watch.
-                borrow(device, |fd| self.shared.epoll.add(fd, event))
-            }
-            Link::Socket { socket, .. } => self.shared.epoll.add(socket.as_fd(), event),
-        };
-        watched.map_err(fail("watch", "port"))?;
+        self.shared.watch(&link, port)?;
         state.links.push(Some(link));
         Ok(port)
     }
@@ -196,6 +201,67 @@ impl Switch {
 
 fn borrow<T>(device: &impl AsFd, call: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
     call(device.as_fd())
+}
+
+/// A tap device of this name in the current thread's network namespace. It goes when it is dropped.
+///
+/// # Errors
+/// When the device cannot be made.
+pub fn tap(name: &str) -> Result<SyncDevice, Error> {
+    let device = DeviceBuilder::new()
+        .name(name)
+        .layer(Layer::L2)
+        .packet_information(false)
+        .build_sync()
+        .map_err(fail("make tap device", name))?;
+    device.set_nonblocking(true).map_err(fail("use tap device", name))?;
+    Ok(device)
+}
+
+/// A port of the switch into which a tap device is plugged.
+#[derive(Clone)]
+pub struct Outlet {
+    shared: Arc<Shared>,
+    port: Port,
+}
+
+impl Outlet {
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> Port {
+        self.port
+    }
+
+    /// Plugs a device in, in place of one that is there.
+    ///
+    /// # Errors
+    /// When the kernel does not let it be watched.
+    pub fn plug(&self, device: SyncDevice) -> Result<(), Error> {
+        self.replace(None);
+        let link = Link::Tap(device);
+        self.shared.watch(&link, self.port)?;
+        self.replace(Some(link));
+        Ok(())
+    }
+
+    /// Takes the device out, and with it out of its network namespace. What was learnt at the port is forgotten.
+    pub fn unplug(&self) {
+        self.replace(None);
+    }
+
+    fn replace(&self, link: Option<Link>) {
+        let mut state = self.shared.lock();
+        state.fabric.forget(self.port);
+        if let Some(place) = state.links.get_mut(self.port.0) {
+            *place = link;
+        }
+    }
+}
+
+impl std::fmt::Debug for Outlet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outlet").field("port", &self.port).finish_non_exhaustive()
+    }
 }
 
 impl Drop for Switch {

@@ -1,4 +1,4 @@
-//! loop + dm-verity + erofs.
+//! loop + dm-verity + erofs, and loop + erofs where the kernel is the host's.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -88,6 +88,23 @@ pub fn attach(layer: &Layer, at: &Path) -> Result<Attached, LayerError> {
             })
         }
     }
+}
+
+/// Checks every block of a layer and mounts it read-only at `at` (made if missing) without dm-verity, for a container whose
+/// host may have no device-mapper: what changes on the disk afterwards is not noticed before the next boot.
+/// A layer that is mounted there already is left.
+///
+/// # Errors
+/// As [`attach`].
+pub fn attach_plain(layer: &Layer, at: &Path) -> Result<(), LayerError> {
+    let io = |source: DiskError| LayerError::Io { layer: layer.name.clone(), source };
+    if mounts::is_mount_point(at) {
+        return Ok(());
+    }
+    check(layer, Depth::Full)?;
+    let data = attach_loop(&layer.file).map_err(io)?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
+    mounts::attach(data.path(), at, "erofs", flags, "").map_err(io)
 }
 
 /// What mounting a damaged image answers: EIO from verity, EUCLEAN (117) or EINVAL from erofs.

@@ -16,7 +16,7 @@ use cairn_bundle::manifest::Component;
 use cairn_bundle::verity::{BLOCK_BYTES, TreeBuilder, tree_bytes};
 use cairn_protocol::ids::Sha256Digest;
 
-pub use attach::{Attached, attach};
+pub use attach::{Attached, attach, attach_plain};
 pub use tree::BadBlock;
 use tree::Tree;
 

@@ -83,7 +83,7 @@ fn install_grub(disk: &SystemDisk, files: &LoaderFiles) -> Result<()> {
     let node = disk.node();
     let wrong =
         |e: grub::BadGrub| DiskError::Unexpected { path: files.grub_core.clone(), why: e.to_string() };
-    let span = disk.layout().bios;
+    let span = disk.partitions()?.bios;
     let lba = span.start / SECTOR as u64;
     let core = grub::core_image(&read(&files.grub_core)?, lba, MARK_AT - span.start).map_err(wrong)?;
     let code = grub::boot_code(&read(&files.grub_boot)?, lba).map_err(wrong)?;

@@ -22,11 +22,16 @@ const RAMFS_MAGIC: i64 = 0x8584_58f6;
 
 /// Becomes `init` (an absolute path inside the new root) with `arguments`: moves /dev, /proc, /sys and /run into `root`,
 /// frees the initramfs' memory, makes `root` the root and executes. For PID 1 of an initramfs alone, with every other
-/// process gone or ready to lose its root.
+/// process gone or ready to lose its root. `last` is done inside the new root, before it executes.
 ///
 /// # Errors
 /// [`DiskError`]. Up to the moment of the move nothing has changed; after it there is no way back but a reboot.
-pub fn switch(root: &NewRoot, init: &Path, arguments: &[&str]) -> Result<Infallible> {
+pub fn switch(
+    root: &NewRoot,
+    init: &Path,
+    arguments: &[&str],
+    last: impl FnOnce() -> std::io::Result<()>,
+) -> Result<Infallible> {
     let path = &root.path;
     let inside = path.join(init.strip_prefix("/").unwrap_or(init));
     // A link may be absolute and lead astray from here; that it is there is enough to know.
@@ -44,6 +49,7 @@ pub fn switch(root: &NewRoot, init: &Path, arguments: &[&str]) -> Result<Infalli
         .map_err(DiskError::nix("move to /", path))?;
     nix::unistd::chroot(".").map_err(DiskError::nix("make the root of", path))?;
     std::env::set_current_dir("/").map_err(DiskError::io("enter", "/"))?;
+    last().map_err(DiskError::io("prepare", path))?;
     Err(DiskError::io("run", init)(Command::new(init).args(arguments).exec()))
 }
 

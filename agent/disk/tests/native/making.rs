@@ -128,7 +128,7 @@ fn a_damaged_installation_is_not_thrown_away() {
     for dir in [&at.state, &at.data] {
         mounts::detach(dir).unwrap();
     }
-    let state = disk.layout().span(layout::Part::State);
+    let state = disk.layout().unwrap().span(layout::Part::State);
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.write_all_at(&[0; 65536], state.start).unwrap();
     let found = room.look(&path);
@@ -143,7 +143,7 @@ fn a_dirty_journal_is_replayed_and_ruins_are_refused() {
     let Some(room) = Room::enter() else { return };
     let path = room.disk("disk", SMALL_BYTES);
     let disk = system::prepare(&room.look(&path), &small(), &tools(), false, &|_| ()).unwrap();
-    let data = disk.layout().span(layout::Part::Data);
+    let data = disk.layout().unwrap().span(layout::Part::Data);
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     // The block group descriptors and inode tables, the superblock left alone.
     file.write_all_at(&vec![0xa5; 4 << 20], data.start + 8192).unwrap();
@@ -158,7 +158,7 @@ fn foreign_tools_agree_with_the_table_and_the_esp() {
     let disk = system::prepare(&room.look(&path), &small(), &tools(), false, &|_| ()).unwrap();
     let said = room.toolbox(&["sgdisk", "--verify", "--print", path.to_str().unwrap()]);
     assert!(said.contains("No problems found") && said.contains("cairn-state"), "{said}");
-    let esp = disk.layout().span(layout::Part::Esp);
+    let esp = disk.layout().unwrap().span(layout::Part::Esp);
     let image = room.path("esp");
     let mut bytes = vec![0; esp.length as usize];
     fs::File::open(&path).unwrap().read_exact_at(&mut bytes, esp.start).unwrap();
