@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use cairn_protocol::heartbeat::HealthCheck;
+use cairn_protocol::heartbeat::{ClusterBeat, HealthCheck};
 use cairn_protocol::ids::Name;
 use cairn_protocol::limits::clean_text;
 
@@ -49,6 +49,8 @@ pub struct Facts {
     pub addresses: usize,
     /// Whether the controller has answered over mTLS in this boot.
     pub controller_reached: bool,
+    /// The node's place in its site's cluster, where its plan gives it one.
+    pub cluster: Option<ClusterBeat>,
 }
 
 /// Below this share of free bytes a partition is too full to take the next generation's metadata and logs.
@@ -64,7 +66,7 @@ fn space(name: &str, (free, total): (u64, u64)) -> Option<HealthCheck> {
     check(name, percent >= FREE_PERCENT, format!("{percent} % of {} MiB free", total >> 20))
 }
 
-/// All checks, always the same ones in the same order.
+/// All checks, always the same ones in the same order; `cluster` for a member alone.
 pub fn checks(facts: &Facts) -> Vec<HealthCheck> {
     let system = match facts.failed_units.as_slice() {
         [] => facts.system_state.clone(),
@@ -86,6 +88,7 @@ pub fn checks(facts: &Facts) -> Vec<HealthCheck> {
             facts.controller_reached,
             if facts.controller_reached { "reached in this boot" } else { "not reached in this boot" },
         ),
+        facts.cluster.as_ref().and_then(|cluster| check(CLUSTER, cluster.ready, &*cluster.line)),
     ]
     .into_iter()
     .flatten()
@@ -94,6 +97,16 @@ pub fn checks(facts: &Facts) -> Vec<HealthCheck> {
 
 /// The checks that a committed generation may fail without being unwell: a site runs on while central is gone.
 const NEEDED_TO_COMMIT_ONLY: [&str; 1] = ["controller"];
+
+/// The check of a member. It is not needed to commit: a first bootstrap takes longer than a trial may, and waits for other
+/// nodes; a generation is not at fault for that.
+const CLUSTER: &str = "cluster";
+
+/// Whether the cluster alone keeps a committed generation from being well.
+pub fn well_but_for_the_cluster(checks: &[HealthCheck]) -> bool {
+    let others: Vec<_> = checks.iter().filter(|check| check.name.as_str() != CLUSTER).cloned().collect();
+    well(&others)
+}
 
 /// Whether a committed generation is well.
 pub fn well(checks: &[HealthCheck]) -> bool {
@@ -121,8 +134,8 @@ pub enum Verdict {
 
 /// Judges a generation that is tried, `running` since the service started, with `limit` to pass.
 pub fn judge(checks: &[HealthCheck], running: Duration, limit: Duration, has_fallback: bool) -> Verdict {
-    let failing: Vec<_> =
-        checks.iter().filter(|c| !c.passed).map(|c| format!("{} ({})", c.name, c.line)).collect();
+    let counts = |check: &&HealthCheck| !check.passed && check.name.as_str() != CLUSTER;
+    let failing: Vec<_> = checks.iter().filter(counts).map(|c| format!("{} ({})", c.name, c.line)).collect();
     if failing.is_empty() {
         return Verdict::Commit;
     }
@@ -182,6 +195,19 @@ mod tests {
             );
             assert!(matches!(judge(&checks, LIMIT, LIMIT, false), Verdict::Persist { .. }));
         }
+    }
+
+    #[test]
+    fn a_bootstrap_that_goes_on_fails_no_generation() {
+        let cluster = ClusterBeat { line: "images".to_owned(), ..ClusterBeat::default() };
+        let facts = Facts { cluster: Some(cluster.clone()), ..good() };
+        let open = checks(&facts);
+        assert!(!well(&open) && well_but_for_the_cluster(&open));
+        assert_eq!(judge(&open, LIMIT, LIMIT, true), Verdict::Commit);
+        let done = Facts { cluster: Some(ClusterBeat { ready: true, ..cluster }), ..good() };
+        assert!(well(&checks(&done)));
+        let sick = checks(&Facts { addresses: 0, ..facts });
+        assert!(!well_but_for_the_cluster(&sick));
     }
 
     #[test]

@@ -144,12 +144,14 @@ async fn beat(source: &Source) -> Result<HeartbeatAnswer, UplinkError> {
         uptime_seconds: clock::since_boot().as_secs(),
         agent_rss_bytes: own_rss(),
         agent_cpu_millis: u64::try_from(clock::own_cpu().as_millis()).unwrap_or(u64::MAX),
+        cluster: facts.cluster,
         events: events.clone(),
     };
     let answer = source.uplink.heartbeat(&heartbeat).await.inspect_err(|error| {
         source.report.update(|facts| facts.last_error = Some(clean_text(&error.to_string())));
     })?;
     write_json(&source.count_file, &sequence);
+    source.report.cluster_stands.send_replace(Some(answer.cluster_stands));
     if answer.events_stored as usize >= events.len() {
         source.spool.acknowledged(&events);
     }

@@ -7,6 +7,7 @@
 //! - Everything lies below one root ([`paths`]), so that all of it runs in a test's directory too.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod bootstrap;
 pub mod cli;
 pub mod clock;
 pub mod cmdline;

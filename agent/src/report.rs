@@ -6,12 +6,14 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cairn_protocol::heartbeat::{FailedGeneration, HealthCheck, NodeState, Status, Waiting};
+use cairn_protocol::heartbeat::{
+    BootstrapStep, ClusterBeat, FailedGeneration, HealthCheck, NodeState, Status, Waiting,
+};
 use cairn_protocol::ids::Name;
 use cairn_protocol::inventory::Inventory;
 use cairn_protocol::stage::Stage;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::paths::Paths;
 
@@ -49,6 +51,10 @@ pub struct Facts {
     pub progress: Option<(u64, u64)>,
     /// Health checks, in the booted root.
     pub health: Vec<HealthCheck>,
+    /// The node's place in its site's cluster, in the booted root.
+    pub cluster: Option<ClusterBeat>,
+    /// The steps that lead to it.
+    pub bootstrap: Vec<BootstrapStep>,
     /// Heartbeats acknowledged in this boot.
     pub heartbeats: u64,
     /// Why the last heartbeat failed, until one arrives again.
@@ -79,6 +85,8 @@ impl Default for Facts {
             offered_etag: String::new(),
             progress: None,
             health: Vec::new(),
+            cluster: None,
+            bootstrap: Vec::new(),
             heartbeats: 0,
             last_error: None,
             last_contact: 0,
@@ -99,6 +107,8 @@ pub struct Report {
     pub changed: Notify,
     /// Central has another assignment, or a pause should end for another reason.
     pub wake: Notify,
+    /// Whether central says that the site's cluster stands; `None` until it was heard in this process.
+    pub cluster_stands: watch::Sender<Option<bool>>,
 }
 
 impl Report {
@@ -126,10 +136,12 @@ impl Report {
                 layers: Vec::new(),
                 health: Vec::new(),
                 stage_seconds: Vec::new(),
+                bootstrap: Vec::new(),
             }),
             paths,
             changed: Notify::new(),
             wake: Notify::new(),
+            cluster_stands: watch::Sender::new(None),
         }
     }
 
@@ -181,7 +193,11 @@ impl Report {
     /// The full status now.
     pub fn status(&self) -> Status {
         let status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Status { stage_seconds: self.stage_seconds(), health: self.lock().health.clone(), ..status }
+        let (health, bootstrap) = {
+            let facts = self.lock();
+            (facts.health.clone(), facts.bootstrap.clone())
+        };
+        Status { stage_seconds: self.stage_seconds(), health, bootstrap, ..status }
     }
 
     /// The stages of this boot with their seconds.

@@ -73,6 +73,7 @@ pub fn no_plan() -> NodePlan {
         heartbeat: HeartbeatPlan::default(),
         health: HealthPlan::default(),
         timeouts: Timeouts::Auto,
+        kubernetes: None,
     }
 }
 

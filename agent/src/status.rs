@@ -56,6 +56,17 @@ pub fn text(facts: &Facts, stages: &[(Stage, f64)]) -> String {
             format!("{} {}: {}", if check.passed { "ok  " } else { "FAIL" }, check.name, check.line),
         );
     }
+    if let Some(cluster) = &facts.cluster {
+        row("cluster", cluster.line.clone());
+    }
+    for step in &facts.bootstrap {
+        let state = serde_json::to_value(step.state).ok().and_then(|v| v.as_str().map(str::to_owned));
+        let line = format!("{:<8} {} {} s", state.unwrap_or_default(), step.name, step.seconds);
+        row("step", line);
+        if let Some(waiting) = &step.waiting {
+            row("", format!("{} | do: {}", waiting.reason, waiting.advice));
+        }
+    }
     if !stages.is_empty() {
         let list: Vec<_> = stages.iter().map(|(stage, seconds)| format!("{stage} {seconds:.1} s")).collect();
         row("stages", list.join(", "));

@@ -30,6 +30,8 @@ pub struct Start {
     pub speed_is_planned: bool,
     /// Whether it runs in a container.
     pub container: bool,
+    /// The memory that the node may use, bytes, where it is less than the machine's.
+    pub memory_bytes: Option<u64>,
     /// The node's identity.
     pub identity: Arc<dyn Identify>,
     /// Whether central says that a cluster stands; `None` until it was heard.
@@ -92,9 +94,10 @@ async fn way(start: &mut Start, record: &Record) -> Way {
     let mut stands = false;
     if start.place.is_first() && start.place.control_planes.len() > 1 {
         say(start, "asks central whether a cluster stands already");
-        match start.stands.wait_for(Option::is_some).await {
-            Ok(word) => stands = word.unwrap_or(false),
-            Err(_) => std::future::pending().await,
+        let heard = start.stands.wait_for(Option::is_some).await.map(|word| word.unwrap_or(false)).ok();
+        match heard {
+            Some(word) => stands = word,
+            None => std::future::pending().await,
         }
     }
     Way::of(&start.place, stands)
@@ -112,7 +115,7 @@ async fn once(start: &mut Start) -> Result<(), String> {
     let mut host = Host::new(
         start.places.clone(),
         start.place.clone(),
-        start.container,
+        (start.container, start.memory_bytes),
         Profile::of(speed),
         Arc::clone(&start.identity),
         kernel,

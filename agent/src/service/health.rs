@@ -24,6 +24,8 @@ pub(super) struct Health {
     has_fallback: bool,
     stuck: bool,
     well: bool,
+    /// Whether the cluster called this node Ready in this boot.
+    was_ready: bool,
     /// Layers with damage that was not repaired yet.
     pub(super) damaged: Vec<String>,
     checks: Vec<HealthCheck>,
@@ -40,6 +42,7 @@ impl Health {
             has_fallback: running.is_some_and(|running| running.has_fallback),
             stuck: false,
             well: false,
+            was_ready: false,
             damaged: Vec::new(),
             checks: Vec::new(),
             heartbeats_before: context.report.facts().heartbeats,
@@ -105,20 +108,28 @@ impl Health {
                 .as_ref()
                 .map_or(0, |network| network.status().addresses().iter().map(|(_, list)| list.len()).sum()),
             controller_reached: context.report.facts().heartbeats > self.heartbeats_before,
+            cluster: context.report.facts().cluster,
         };
         self.checks = health::checks(&facts);
         let verdict = health::judge(&self.checks, self.begun.elapsed(), self.limit, self.has_fallback);
         self.well = health::well(&self.checks);
+        let cluster = context.report.facts().cluster;
+        // What was Ready once and is not any more is a fault; before that it is on its way.
+        self.was_ready |= cluster.as_ref().is_some_and(|cluster| cluster.ready);
+        let on_its_way = cluster.is_some_and(|cluster| !cluster.ready) && !self.was_ready;
         let state = match (self.on_trial, self.well) {
             (true, _) => NodeState::Trying,
             (false, true) => NodeState::Ready,
+            (false, false) if on_its_way && health::well_but_for_the_cluster(&self.checks) => {
+                NodeState::Bootstrapping
+            }
             (false, false) => NodeState::Degraded,
         };
         context.report.change(|published| {
             published.state = state;
             published.health.clone_from(&self.checks);
         });
-        if state == NodeState::Ready || verdict == Verdict::Commit {
+        if matches!(state, NodeState::Ready | NodeState::Bootstrapping) || verdict == Verdict::Commit {
             // This boot has proven itself.
             let boots = context.paths.state().join(crate::stages::BOOTS);
             if boots.exists() {

@@ -120,6 +120,8 @@ async fn serve(root: PathBuf) -> ExitCode {
         refused: None,
         deadline,
     };
+    // It runs beside everything else, on trial too: what it does is safe to cut off.
+    let _bootstrap = crate::bootstrap::start(&service.context, service.running.as_ref());
     let mut judge = Instant::now();
     loop {
         tokio::select! {

@@ -99,7 +99,8 @@ impl Host {
 
     fn judge_memory(&self) -> Result<(), Trouble> {
         let text = fs::read_to_string(self.places.at("proc/meminfo")).unwrap_or_default();
-        let Some(total) = memory_mib(&text) else { return Ok(()) };
+        let allowed = self.memory_bytes.map_or(u64::MAX, |bytes| bytes >> 20);
+        let Some(total) = memory_mib(&text).map(|machine| machine.min(allowed)) else { return Ok(()) };
         let (role, least) = if self.place.is_control_plane() {
             ("control plane", CONTROL_PLANE_MIB)
         } else {

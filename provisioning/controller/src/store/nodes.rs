@@ -203,7 +203,8 @@ pub fn heartbeat(
     if fresh {
         let text = to_json("heartbeat", &Heartbeat { events: Vec::new(), ..beat.clone() })?;
         tx.prepare_cached(
-            "UPDATE nodes SET heartbeat = ?3, boot_id = ?4, boot_sequence = ?5, heartbeats = heartbeats + 1
+            "UPDATE nodes SET heartbeat = ?3, boot_id = ?4, boot_sequence = ?5, heartbeats = heartbeats + 1,
+                 cluster_member = coalesce(?6, cluster_member)
              WHERE site = ?1 AND node = ?2",
         )?
         .execute(params![
@@ -211,7 +212,8 @@ pub fn heartbeat(
             node.as_str(),
             text,
             beat.boot_id,
-            signed(beat.sequence)
+            signed(beat.sequence),
+            beat.cluster.as_ref().map(|cluster| cluster.member && cluster.control_plane)
         ])?;
     }
     tx.prepare_cached(
@@ -228,17 +230,15 @@ pub fn heartbeat(
     Ok(Some(Beat { view, want_status, returned: lost.is_some() }))
 }
 
-/// Whether a control plane of `site` other than `node` said last that it is a member of the site's cluster. One whose key
-/// was taken away (`node release`) does not count: it is gone for good.
+/// Whether a control plane of `site` other than `node` said last that it is a member of the site's cluster. One that was
+/// released, or whose reinstall was ordered, does not count until it says so again: it is gone for good.
 ///
 /// # Errors
 /// [`StoreError`].
 pub fn cluster_stands(tx: &Connection, site: &Name, node: &Name) -> Result<bool> {
     Ok(tx
         .prepare_cached(
-            "SELECT count(*) FROM nodes WHERE site = ?1 AND node <> ?2 AND planned = 1 AND key IS NOT NULL
-               AND json_extract(heartbeat, '$.cluster.member') = 1
-               AND json_extract(heartbeat, '$.cluster.control_plane') = 1",
+            "SELECT count(*) FROM nodes WHERE site = ?1 AND node <> ?2 AND planned = 1 AND cluster_member = 1",
         )?
         .query_row([site.as_str(), node.as_str()], |row| row.get::<_, i64>(0))?
         > 0)
@@ -311,7 +311,7 @@ pub fn status(
 /// [`StoreError`].
 pub fn release(tx: &Connection, site: &Name, node: &Name, now: u64) -> Result<bool> {
     let changed = tx.execute(
-        "UPDATE nodes SET key = NULL, enrolled = NULL, installed = 0 WHERE site = ?1 AND node = ?2",
+        "UPDATE nodes SET key = NULL, enrolled = NULL, installed = 0, cluster_member = 0 WHERE site = ?1 AND node = ?2",
         [site.as_str(), node.as_str()],
     )?;
     tx.execute(
@@ -329,7 +329,8 @@ pub fn release(tx: &Connection, site: &Name, node: &Name, now: u64) -> Result<bo
 pub fn order_reinstall(tx: &Connection, site: &Name, node: &Name) -> Result<bool> {
     let next = assignments::latest(tx, site, node)?.map_or(0, |latest| latest.sequence) + 1;
     let changed = tx.execute(
-        "UPDATE nodes SET reinstall = reinstall + 1, reinstall_sequence = ?3 WHERE site = ?1 AND node = ?2",
+        "UPDATE nodes SET reinstall = reinstall + 1, reinstall_sequence = ?3, cluster_member = 0
+         WHERE site = ?1 AND node = ?2",
         params![site.as_str(), node.as_str(), signed(next)],
     )?;
     Ok(changed == 1)

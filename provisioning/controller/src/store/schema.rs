@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::{Result, StoreError};
 
 /// Each entry brings the schema from its index to the next; entries are never changed, only added.
-const MIGRATIONS: [&str; 2] = [V1, V2];
+const MIGRATIONS: [&str; 3] = [V1, V2, V3];
 
 /// Times are seconds since 1970. Digests and serial numbers are lower-case hexadecimal digits.
 const V1: &str = "
@@ -128,6 +128,12 @@ ALTER TABLE sites ADD COLUMN interval_seconds INTEGER NOT NULL DEFAULT 30;
 ALTER TABLE sites ADD COLUMN jitter_percent INTEGER NOT NULL DEFAULT 10;
 UPDATE sites SET interval_seconds = coalesce(json_extract(plan, '$.heartbeat.interval-seconds'), 30),
                  jitter_percent = coalesce(json_extract(plan, '$.heartbeat.jitter-percent'), 10);
+";
+
+/// Whether a node said last that it is a control plane of its site's cluster. Kept beside the heartbeat, for a node says
+/// nothing of it while it boots.
+const V3: &str = "
+ALTER TABLE nodes ADD COLUMN cluster_member INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// Brings the database up to date.
