@@ -107,6 +107,8 @@ pub struct Report {
     pub changed: Notify,
     /// Central has another assignment, or a pause should end for another reason.
     pub wake: Notify,
+    /// The cluster calls the node Ready, or does not any more: health is to be judged now.
+    pub judge: Notify,
     /// Whether central says that the site's cluster stands; `None` until it was heard in this process.
     pub cluster_stands: watch::Sender<Option<bool>>,
 }
@@ -141,6 +143,7 @@ impl Report {
             paths,
             changed: Notify::new(),
             wake: Notify::new(),
+            judge: Notify::new(),
             cluster_stands: watch::Sender::new(None),
         }
     }

@@ -31,6 +31,30 @@ pub struct NodeView {
     pub agent_rss_bytes: Option<u64>,
     /// Processor time of its agent in milliseconds.
     pub agent_cpu_millis: Option<u64>,
+    /// Its place in its site's cluster.
+    pub cluster: Option<Cluster>,
+}
+
+/// A node's place in its site's cluster.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cluster {
+    /// Whether it is well.
+    pub ready: bool,
+    /// The step it is at, what that waits for, or how the cluster is.
+    pub line: String,
+}
+
+/// A step of a node's bootstrap, as its status has it; what the lab does not use is passed over.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Step {
+    /// Its name.
+    pub name: String,
+    /// `pending`, `running`, `waiting`, `done`.
+    pub state: String,
+    /// Seconds that it took.
+    pub seconds: f64,
 }
 
 /// Why the controller did not answer.
@@ -127,6 +151,19 @@ impl Central {
     /// See [`Error`].
     pub fn node(&self, site: &str, node: &str) -> Result<Value, Error> {
         self.call(&["node", "show", site, node])
+    }
+
+    /// The steps of a node's bootstrap, in order; none for a node without a role.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn steps(&self, site: &str, node: &str) -> Result<Vec<Step>, Error> {
+        let mut detail = self.node(site, node)?;
+        let steps = detail["status"]["bootstrap"].take();
+        if steps.is_null() {
+            return Ok(Vec::new());
+        }
+        serde_json::from_value(steps).map_err(|source| Error::Answer { verb: "node show".to_owned(), source })
     }
 
     /// Asks for all nodes again and again until the answer is dropped; a controller that is away leaves the last answer.

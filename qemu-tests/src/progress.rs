@@ -98,8 +98,18 @@ impl Progress {
         }
         self.most_memory = self.most_memory.max(view.agent_rss_bytes.unwrap_or(0));
         let news = (view.state != before).then(|| view.state.clone().unwrap_or_else(|| "unknown".to_owned()));
+        let line = |view: &NodeView| view.cluster.as_ref().map(|cluster| cluster.line.clone());
+        let step = line(&view).filter(|step| self.view.as_ref().and_then(line).as_ref() != Some(step));
         self.view = Some(view);
-        news.map(|state| format!("central says {state}"))
+        if let Some(step) = &step {
+            self.note = format!("cluster: {step}");
+        }
+        match (news, step) {
+            (Some(state), Some(step)) => Some(format!("central says {state}, cluster: {step}")),
+            (Some(state), None) => Some(format!("central says {state}")),
+            (None, Some(step)) => Some(format!("cluster: {step}")),
+            (None, None) => None,
+        }
     }
 
     /// What is still missing; `None` when everything expected holds.
@@ -186,6 +196,21 @@ mod tests {
         assert!(progress.central(greedy).is_none());
         assert!(progress.central(view("ready", 10)).is_none());
         assert!(progress.missing(&expect, true).unwrap().contains("memory"));
+    }
+
+    #[test]
+    fn the_bootstrap_is_told_step_by_step() {
+        use crate::central::Cluster;
+        let mut progress = Progress::default();
+        let view = |line: &str| NodeView {
+            state: Some("bootstrapping".to_owned()),
+            cluster: Some(Cluster { ready: false, line: line.to_owned() }),
+            ..NodeView::default()
+        };
+        assert_eq!(progress.central(view("images")).unwrap(), "central says bootstrapping, cluster: images");
+        assert_eq!(progress.central(view("images")), None);
+        assert_eq!(progress.central(view("etcd")).unwrap(), "cluster: etcd");
+        assert_eq!(progress.note, "cluster: etcd");
     }
 
     proptest! {

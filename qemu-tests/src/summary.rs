@@ -54,6 +54,9 @@ pub struct NodeSummary {
     pub cpu_seconds: f64,
     /// Seconds in each stage, over all boots, by the node's own clock.
     pub stage_seconds: BTreeMap<String, f64>,
+    /// Seconds of each step of its cluster's bootstrap, in order, by the node's own clock; none for a node without a role.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bootstrap: Vec<crate::central::Step>,
     /// Resident memory of its agent, as it reported last.
     pub agent_rss_bytes: Option<u64>,
     /// Processor time of its agent, as it reported last.

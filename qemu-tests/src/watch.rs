@@ -149,6 +149,11 @@ impl Outcome {
     #[must_use]
     pub fn summary(&self, rack: &mut Rack, prepare: Duration, controller: bool) -> Summary {
         let expect = rack.spec().expect.clone();
+        let (central, site) = (rack.central().cloned(), rack.spec().site.name.clone());
+        let steps = |node: &str| {
+            let central = central.as_ref().filter(|_| controller);
+            central.and_then(|central| central.steps(&site, node).ok()).unwrap_or_default()
+        };
         let nodes: Vec<NodeSummary> = rack
             .nodes()
             .iter()
@@ -167,6 +172,7 @@ impl Outcome {
                     wall_seconds: progress.finished.unwrap_or(self.wall).as_secs_f64(),
                     cpu_seconds: node.cpu_seconds(),
                     stage_seconds: stages.map(|(stage, seconds)| (stage.to_string(), *seconds)).collect(),
+                    bootstrap: if view.cluster.is_some() { steps(&node.spec().name) } else { Vec::new() },
                     agent_rss_bytes: view.agent_rss_bytes,
                     agent_cpu_millis: view.agent_cpu_millis,
                     missing: node.powered().and_then(|_| progress.missing(&expect, controller)),

@@ -11,7 +11,9 @@
 
 pub mod driver;
 pub mod edge;
+pub mod election;
 pub mod engine;
+pub mod etcd;
 mod host;
 pub mod images;
 pub mod material;

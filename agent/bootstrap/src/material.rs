@@ -11,8 +11,11 @@ use serde::{Deserialize, Serialize};
 
 /// `GET`: a worker's way in.
 pub const WORKER: &str = "/v1/worker";
-/// `GET`: the cluster's keys, for control planes that the plan names.
+/// `GET`: the cluster's keys, for control planes that the plan names. For a machine that has nothing of the cluster yet:
+/// what an earlier one of that name left in it goes.
 pub const CONTROL_PLANE: &str = "/v1/control-plane";
+/// As [`CONTROL_PLANE`], for a machine that was cut off while it joined: nothing of it goes.
+pub const CONTROL_PLANE_AGAIN: &str = "/v1/control-plane/again";
 /// `GET`: the members and their part of the pod network.
 pub const PEERS: &str = "/v1/peers";
 

@@ -13,7 +13,7 @@ use cairn_sys::packet::PacketSocket;
 use futures_util::stream::TryStreamExt as _;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::address::{AddressAttribute, CacheInfo};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope};
 
 use crate::dhcp::frame::{ARP_FILTER, BROADCAST, ETHERTYPE_ARP, arp_announcement};
 use crate::kernel::{Kernel, KernelError};
@@ -22,6 +22,25 @@ use crate::kernel::{Kernel, KernelError};
 pub const PROTOCOL_PODS: u8 = 67;
 /// The loopback link has this index in every network namespace (LOOPBACK_IFINDEX of the kernel).
 const LOOPBACK: u32 = 1;
+
+/// Where a route to pods or services leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// By way of another node.
+    Node(Ipv4Addr),
+    /// Out of the link with this index, from that address. For services: their addresses are nobody's, and are rewritten on
+    /// the way out; but a node without a default route would not let a packet begin its way.
+    Link(u32, Ipv4Addr),
+}
+
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Node(via) => write!(f, "via {via}"),
+            Self::Link(index, source) => write!(f, "out of link {index} from {source}"),
+        }
+    }
+}
 
 /// A node's own address in some network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,11 +129,11 @@ impl Kernel {
         })
     }
 
-    /// The routes to pods of other nodes: network to gateway.
+    /// The routes to pods of other nodes and to services.
     ///
     /// # Errors
     /// [`KernelError::Read`].
-    pub async fn pod_routes(&self) -> Result<BTreeMap<Cidr, Ipv4Addr>, KernelError> {
+    pub async fn pod_routes(&self) -> Result<BTreeMap<Cidr, Way>, KernelError> {
         let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let routes: Vec<RouteMessage> = self
             .handle()
@@ -127,17 +146,17 @@ impl Kernel {
         Ok(routes.iter().filter_map(pod_route).collect())
     }
 
-    /// Makes the routes to pods of other nodes those of `wanted`. Says how many were changed.
+    /// Makes the routes to pods of other nodes and to services those of `wanted`. Says how many were changed.
     ///
     /// # Errors
     /// [`KernelError`]; the routes before the one that failed are in place.
-    pub async fn set_pod_routes(&self, wanted: &BTreeMap<Cidr, Ipv4Addr>) -> Result<usize, KernelError> {
+    pub async fn set_pod_routes(&self, wanted: &BTreeMap<Cidr, Way>) -> Result<usize, KernelError> {
         let have = self.pod_routes().await?;
         let mut changed = 0;
         for (to, via) in have.iter().filter(|(to, _)| !wanted.contains_key(to)) {
             let request = self.handle().route().del(message(*to, *via));
             crate::kernel::gone(request.execute().await).map_err(|error| KernelError::Step {
-                op: format!("remove route {to} via {via}"),
+                op: format!("remove route {to} {via}"),
                 why: crate::kernel::reason(&error),
             })?;
             changed += 1;
@@ -145,7 +164,7 @@ impl Kernel {
         for (to, via) in wanted.iter().filter(|(to, via)| have.get(to) != Some(via)) {
             let request = self.handle().route().add(message(*to, *via)).replace();
             request.execute().await.map_err(|error| KernelError::Step {
-                op: format!("add route {to} via {via}"),
+                op: format!("add route {to} {via}"),
                 why: crate::kernel::reason(&error),
             })?;
             changed += 1;
@@ -154,26 +173,49 @@ impl Kernel {
     }
 }
 
-fn message(to: Cidr, via: Ipv4Addr) -> RouteMessage {
-    let builder =
-        RouteMessageBuilder::<Ipv4Addr>::new().protocol(RouteProtocol::from(PROTOCOL_PODS)).gateway(via);
+fn message(to: Cidr, way: Way) -> RouteMessage {
+    let builder = RouteMessageBuilder::<Ipv4Addr>::new().protocol(RouteProtocol::from(PROTOCOL_PODS));
+    let builder = match way {
+        Way::Node(via) => builder.gateway(via),
+        Way::Link(index, source) => {
+            builder.output_interface(index).pref_source(source).scope(RouteScope::Link)
+        }
+    };
     match to.address() {
         IpAddr::V4(address) => builder.destination_prefix(address, to.prefix()).build(),
         IpAddr::V6(_) => builder.build(),
     }
 }
 
-fn pod_route(message: &RouteMessage) -> Option<(Cidr, Ipv4Addr)> {
+fn pod_route(message: &RouteMessage) -> Option<(Cidr, Way)> {
     if u8::from(message.header.protocol) != PROTOCOL_PODS {
         return None;
     }
-    let (mut to, mut via) = (None, None);
+    let (mut to, mut via, mut index, mut source) = (None, None, None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(ip)) => to = Some(*ip),
             RouteAttribute::Gateway(RouteAddress::Inet(ip)) => via = Some(*ip),
+            RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => source = Some(*ip),
+            RouteAttribute::Oif(link) => index = Some(*link),
             _ => {}
         }
     }
-    Some((Cidr::new(to?.into(), message.header.destination_prefix_length)?, via?))
+    let way = via.map(Way::Node).or_else(|| Some(Way::Link(index?, source?)))?;
+    Some((Cidr::new(to?.into(), message.header.destination_prefix_length)?, way))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_reads_back_and_others_are_left_alone() {
+        let to: Cidr = "10.244.1.0/24".parse().unwrap();
+        for way in [Way::Node([10, 77, 0, 12].into()), Way::Link(2, [10, 77, 0, 11].into())] {
+            assert_eq!(pod_route(&message(to, way)), Some((to, way)));
+        }
+        let other = RouteMessageBuilder::<Ipv4Addr>::new().gateway([10, 77, 0, 1].into()).build();
+        assert_eq!(pod_route(&other), None);
+    }
 }

@@ -58,12 +58,18 @@ pub fn start(context: &Context, running: Option<&Running>) -> Option<Bootstrap> 
 
 /// Carries each change of the progress into the agent's report.
 async fn tell(mut progress: watch::Receiver<Progress>, report: Arc<Report>) {
+    let mut ready = false;
     loop {
         let Progress { beat, steps } = progress.borrow_and_update().clone();
+        let turned = beat.ready != ready;
+        ready = beat.ready;
         report.change(|facts| {
             facts.cluster = Some(beat);
             facts.bootstrap = steps;
         });
+        if turned {
+            report.judge.notify_one();
+        }
         if progress.changed().await.is_err() {
             return;
         }

@@ -131,6 +131,7 @@ async fn serve(root: PathBuf) -> ExitCode {
             }
             () = tokio::time::sleep_until(service.due) => service.step().await,
             () = service.context.report.wake.notified() => service.due = Instant::now(),
+            () = service.context.report.judge.notified() => judge = Instant::now(),
             Some(bad) = bad_blocks.recv() => repair::damaged(&mut service.context, &mut service.health, bad).await,
             () = stop.notified() => break,
         }

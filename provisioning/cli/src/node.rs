@@ -1,6 +1,6 @@
 //! Nodes, and keys that wait for an operator.
 
-use cairn_protocol::heartbeat::{Event, Severity};
+use cairn_protocol::heartbeat::{BootstrapStep, Event, Severity, StepState};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -259,10 +259,42 @@ fn node_text(node: &NodeView, detail: &Value, now: u64) -> String {
         let passed = if check["passed"].as_bool() == Some(true) { "passed" } else { "FAILED" };
         say("health", format!("{} {passed}: {}", field(&check["name"]), field(&check["line"])));
     }
+    say("cluster", field(&detail["cluster"]["line"]));
+    let steps: Vec<BootstrapStep> =
+        serde_json::from_value(detail["status"]["bootstrap"].clone()).unwrap_or_default();
+    for step in steps {
+        text.push_str(&step_text(&step));
+    }
     let events: Vec<Event> = serde_json::from_value(detail["events"].clone()).unwrap_or_default();
     if !events.is_empty() {
         text.push('\n');
         text.push_str(&events_table(&events, now));
+    }
+    text
+}
+
+/// A step of the cluster's bootstrap; what an open one waits for and what its programs said last stand below it.
+fn step_text(step: &BootstrapStep) -> String {
+    let state = match step.state {
+        StepState::Pending => "pending",
+        StepState::Running => "running",
+        StepState::Waiting => "waiting",
+        StepState::Done => "done",
+    };
+    let clean = cairn_protocol::limits::clean_text;
+    let mut text = format!("{:<20} {:<18} {state:<8} {:>6.1} s", "step", step.name.as_str(), step.seconds);
+    if step.tries > 0 {
+        text.push_str(&format!(", tries {}", step.tries));
+    }
+    text.push('\n');
+    if let Some(waiting) = &step.waiting {
+        text.push_str(&format!("{:<20}   {}\n", "", clean(&waiting.reason)));
+        text.push_str(&format!("{:<20}   do: {}\n", "", clean(&waiting.advice)));
+    }
+    if step.state != StepState::Done {
+        for line in &step.log {
+            text.push_str(&format!("{:<20}   | {}\n", "", clean(line)));
+        }
     }
     text
 }

@@ -10,15 +10,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use cairn_bundle::tuf::Date;
 use cairn_protocol::ids::Name;
 use cairn_protocol::limits::clean_text;
-use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use super::kubeadm::random_token;
 use super::{Host, Identify, Places, ca_hash};
 use crate::edge::api::{self, Api, ApiError, Change};
+use crate::edge::command::Run;
 use crate::edge::serve::{self, Answer, Answers};
 use crate::edge::tls::Identity;
 use crate::engine::{Seen, Trouble};
+use crate::etcd;
 use crate::material::{self, CaHash, ControlPlaneMaterial, Peer, Peers, Token, WorkerMaterial};
 use crate::profile::Profile;
 use crate::steps::Way;
@@ -176,6 +177,7 @@ impl Host {
         };
         let limit = settings.profile.question * 3;
         self.serving = Some(tokio::spawn(serve::serve(listener, Arc::new(desk), limit)));
+        self.elect()?;
         Ok(Vec::new())
     }
 }
@@ -195,11 +197,11 @@ struct Desk {
 const TOKENS: usize = 1024;
 
 fn failed(why: impl std::fmt::Display) -> Answer {
-    (StatusCode::SERVICE_UNAVAILABLE, why.to_string().into_bytes())
+    (503, why.to_string().into_bytes())
 }
 
 fn body<T: serde::Serialize>(value: &T) -> Answer {
-    serde_json::to_vec(value).map_or_else(failed, |bytes| (StatusCode::OK, bytes))
+    serde_json::to_vec(value).map_or_else(failed, |bytes| (200, bytes))
 }
 
 impl Answers for Desk {
@@ -208,14 +210,16 @@ impl Answers for Desk {
             let answer = match path {
                 material::PEERS => self.peers().await,
                 material::WORKER => self.worker(&node).await,
-                material::CONTROL_PLANE if self.control_planes.contains(&node) => {
-                    self.control_plane(&node).await
+                material::CONTROL_PLANE | material::CONTROL_PLANE_AGAIN
+                    if self.control_planes.contains(&node) =>
+                {
+                    self.control_plane(&node, path == material::CONTROL_PLANE).await
                 }
-                material::CONTROL_PLANE => {
+                material::CONTROL_PLANE | material::CONTROL_PLANE_AGAIN => {
                     let why = format!("the plan does not name {node} as a control plane");
-                    return (StatusCode::FORBIDDEN, why.into_bytes());
+                    return (403, why.into_bytes());
                 }
-                _ => return (StatusCode::NOT_FOUND, b"there is no such thing here".to_vec()),
+                _ => return (404, b"there is no such thing here".to_vec()),
             };
             answer.unwrap_or_else(|trouble| failed(trouble.reason))
         })
@@ -247,13 +251,19 @@ impl Desk {
 
     async fn worker(&self, node: &Name) -> Result<Answer, Trouble> {
         let ca = self.ca()?;
-        let token = self.admit(node).await?;
+        self.forget_node(node).await?;
+        let token = self.token(node).await?;
         tracing::info!(%node, "a worker was given its way in");
         Ok(body(&WorkerMaterial { ca, token }))
     }
 
-    async fn control_plane(&self, node: &Name) -> Result<Answer, Trouble> {
+    /// `anew`: the asking machine has nothing of the cluster yet.
+    async fn control_plane(&self, node: &Name, anew: bool) -> Result<Answer, Trouble> {
         let ca = self.ca()?;
+        if anew {
+            self.forget_member(node).await?;
+            self.forget_node(node).await?;
+        }
         let mut files = BTreeMap::new();
         for name in material::SHARED_KEYS {
             let path = self.places.pki().join(name);
@@ -262,16 +272,45 @@ impl Desk {
             let text = text.ok_or_else(|| Trouble::passing(format!("{name} cannot be read")))?;
             files.insert(name.to_owned(), text);
         }
-        let token = self.admit(node).await?;
+        let token = self.token(node).await?;
         tracing::info!(%node, "a control plane was given the cluster's keys");
         Ok(body(&ControlPlaneMaterial { ca, token, files }))
     }
 
-    /// Lets `node` in: what the cluster knows of an earlier machine of that name goes, and it gets a token.
-    async fn admit(&self, node: &Name) -> Result<Token, Trouble> {
+    /// What the cluster knows of an earlier machine of that name goes, its pods with it.
+    async fn forget_node(&self, node: &Name) -> Result<(), Trouble> {
+        let path = format!("/api/v1/nodes/{node}");
+        self.api()?.delete(&path).await.map_err(|e| Trouble::passing(e.to_string()))
+    }
+
+    /// The member of etcd that an earlier machine of that name was goes: with an empty disk under its id it would break
+    /// etcd's promise to have kept what it acknowledged.
+    async fn forget_member(&self, node: &Name) -> Result<(), Trouble> {
+        let pki = self.places.pki().join("etcd");
+        let file = |name: &str| pki.join(name).to_string_lossy().into_owned();
+        let flags = [
+            "--endpoints=https://127.0.0.1:2379".to_owned(),
+            format!("--cacert={}", file("ca.crt")),
+            format!("--cert={}", file("healthcheck-client.crt")),
+            format!("--key={}", file("healthcheck-client.key")),
+        ];
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let list = [flags.as_slice(), &["member", "list", "-w", "json"]].concat();
+        let run = Run { output: etcd::LIST_BYTES, ..Run::new("etcdctl", &list, self.profile.command) };
+        let listed = run.succeed().await?.output;
+        let members = etcd::parse_members(listed.as_bytes()).map_err(|e| Trouble::passing(e.to_string()))?;
+        for member in members.iter().filter(|member| member.name == node.as_str()) {
+            tracing::warn!(%node, member = member.id, "the member of an earlier machine leaves etcd");
+            let remove = [flags.as_slice(), &["member", "remove", member.id.as_str()]].concat();
+            Run::new("etcdctl", &remove, self.profile.command).succeed().await?;
+        }
+        Ok(())
+    }
+
+    /// A token for `node`.
+    async fn token(&self, node: &Name) -> Result<Token, Trouble> {
         let trouble = |e: ApiError| Trouble::passing(e.to_string());
         let api = self.api()?;
-        api.delete(&format!("/api/v1/nodes/{node}")).await.map_err(trouble)?;
         let life = Duration::from_secs(u64::from(self.profile.token));
         {
             let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);

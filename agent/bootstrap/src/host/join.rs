@@ -34,7 +34,9 @@ impl Host {
         let wrong = |e: material::MaterialError| Trouble::passing(e.to_string());
         let got = match self.way {
             Way::JoinControlPlane => {
-                let bytes = self.ask(material::CONTROL_PLANE).await?;
+                let has_etcd = self.places.at("var/lib/etcd/member").exists();
+                let path = if has_etcd { material::CONTROL_PLANE_AGAIN } else { material::CONTROL_PLANE };
+                let bytes = self.ask(path).await?;
                 let got = material::parse_control_plane(&bytes).map_err(wrong)?;
                 Material { ca: got.ca, token: got.token, files: got.files }
             }

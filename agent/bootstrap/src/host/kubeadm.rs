@@ -118,7 +118,7 @@ impl Host {
             (Step::Etcd, _) => &["init", "phase", "etcd", "local"],
             (Step::ControlPlane, true) => &["init", "phase", "control-plane", "all"],
             (Step::ControlPlane, false) => &["join", "phase", "control-plane-prepare", "control-plane"],
-            (Step::EtcdJoin, _) => &["join", "phase", "etcd-join"],
+            (Step::EtcdJoin, _) => return self.etcd_join().await,
             (Step::UploadConfig, _) => &["init", "phase", "upload-config", "all"],
             (Step::MarkControlPlane, true) => &["init", "phase", "mark-control-plane"],
             (Step::MarkControlPlane, false) => &["join", "phase", "control-plane-join", "mark-control-plane"],
@@ -132,8 +132,15 @@ impl Host {
 
     pub(super) async fn probe_kubelet(&self) -> Result<Seen, Trouble> {
         let known = self.record.has(Step::Kubelet, self.digest(Step::Kubelet)?);
-        let done = known && self.has_kubelet_credentials() && kubelet_is_well().await;
+        let done =
+            known && (self.waits_for_etcd() || self.has_kubelet_credentials() && kubelet_is_well().await);
         Ok(if done { Seen::Done } else { Seen::Needed })
+    }
+
+    /// A kubelet of a joining control plane asks its own API server, which waits for its own member of etcd: it is not well
+    /// before that.
+    fn waits_for_etcd(&self) -> bool {
+        self.way == Way::JoinControlPlane && !self.record.has_any(Step::EtcdJoin)
     }
 
     /// Whether the kubelet can show who it is: a power cut may leave its files empty.
@@ -178,9 +185,19 @@ impl Host {
             remove(&self.places.pki())?;
         }
         let mut log = self.kubeadm(&["join", "phase", "kubelet-start"]).await?;
-        if self.place.is_control_plane() {
+        if self.way == Way::JoinWorker {
             log.extend(self.kubeadm(&["join", "phase", "kubelet-wait-bootstrap"]).await?);
+            wait_for_kubelet(self.profile.command).await;
         }
+        Ok(log)
+    }
+
+    async fn etcd_join(&mut self) -> Result<Vec<String>, Trouble> {
+        // A power cut may lie between the kubelet's start and this.
+        let start = Run::new("systemctl", &["start", "kubelet.service"], self.profile.phase);
+        start.succeed().await?;
+        let mut log = self.kubeadm(&["join", "phase", "etcd-join"]).await?;
+        log.extend(self.kubeadm(&["join", "phase", "kubelet-wait-bootstrap"]).await?);
         wait_for_kubelet(self.profile.command).await;
         Ok(log)
     }

@@ -2,6 +2,7 @@
 
 mod base;
 mod cluster;
+mod elector;
 mod join;
 mod kubeadm;
 mod network;
@@ -108,6 +109,7 @@ pub(crate) struct Host {
     token: Option<Token>,
     images_seen: bool,
     serving: Option<JoinHandle<()>>,
+    electing: Option<JoinHandle<()>>,
     members: Option<(Arc<Members>, Instant)>,
     workloads_done: bool,
 }
@@ -147,6 +149,7 @@ impl Host {
             token: None,
             images_seen: false,
             serving: None,
+            electing: None,
             members: None,
             workloads_done: false,
         }
@@ -285,8 +288,8 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        if let Some(serving) = &self.serving {
-            serving.abort();
+        for task in self.serving.iter().chain(&self.electing) {
+            task.abort();
         }
     }
 }

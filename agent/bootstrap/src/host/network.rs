@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::Ipv4Addr;
 
 use cairn_net::kernel::Kernel;
+use cairn_net::pods::Way;
 use cairn_protocol::netplan::Cidr;
 
+use super::elector::Elector;
 use super::{Host, write};
 use crate::edge::command::Run;
 use crate::engine::{Seen, Trouble};
@@ -16,7 +17,15 @@ use crate::render::cni;
 const CONFLIST: &str = "etc/cni/net.d/10-cairn.conflist";
 
 impl Host {
+    /// Whether the address moves: then the elector holds it, as soon as there is a cluster to hold an election in.
+    fn endpoint_moves(&self) -> bool {
+        self.place.control_planes.len() > 1
+    }
+
     pub(super) async fn probe_endpoint(&self) -> Result<Seen, Trouble> {
+        if self.endpoint_moves() && (self.record.member || self.electing.is_some()) {
+            return Ok(Seen::Done);
+        }
         let holds = self.kernel.holds(self.place.endpoint).await;
         let holds = holds.map_err(|e| Trouble::passing(e.to_string()))?;
         Ok(if holds { Seen::Done } else { Seen::Needed })
@@ -32,8 +41,26 @@ impl Host {
         Ok(vec![format!("holds {endpoint}")])
     }
 
+    /// Takes part in the endpoint's election, where there is one.
+    pub(super) fn elect(&mut self) -> Result<(), Trouble> {
+        if !self.endpoint_moves() || self.electing.as_ref().is_some_and(|task| !task.is_finished()) {
+            return Ok(());
+        }
+        let own = self.own.clone().ok_or_else(|| Trouble::passing("the node's address is not known yet"))?;
+        let elector = Elector {
+            places: self.places.clone(),
+            kernel: self.kernel.clone(),
+            own,
+            endpoint: self.place.endpoint,
+            node: self.place.node.clone(),
+            seconds: self.profile.endpoint_lease,
+        };
+        self.electing = Some(tokio::spawn(elector.run()));
+        Ok(())
+    }
+
     /// This node's part of the pod network, and the way to the others'.
-    async fn pods(&mut self) -> Result<(Cidr, BTreeMap<Cidr, Ipv4Addr>), Trouble> {
+    async fn pods(&mut self) -> Result<(Cidr, BTreeMap<Cidr, Way>), Trouble> {
         let members = self.members().await?;
         let node = &self.place.node;
         let own = members.nodes.iter().find(|member| member.peer.name == *node);
@@ -44,8 +71,12 @@ impl Host {
             self.members = None;
         }
         let others = members.nodes.iter().filter(|member| member.peer.name != *node);
-        let routes = others.filter_map(|member| Some((member.peer.pods?, member.peer.address)));
-        Ok((own?, routes.collect()))
+        let mut routes: BTreeMap<_, _> =
+            others.filter_map(|member| Some((member.peer.pods?, Way::Node(member.peer.address)))).collect();
+        if let Some(link) = &self.own {
+            routes.insert(self.place.service_network, Way::Link(link.index, link.address));
+        }
+        Ok((own?, routes))
     }
 
     pub(super) async fn probe_pod_network(&mut self) -> Result<Seen, Trouble> {
