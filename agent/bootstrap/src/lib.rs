@@ -22,3 +22,19 @@ pub mod record;
 pub mod render;
 pub mod settings;
 pub mod steps;
+
+/// Everything that reads foreign bytes, for the fuzzer: lists of images, join material, requests, etcd's members.
+pub fn fuzz(data: &[u8]) {
+    let _ = images::parse_inventory(data);
+    let _ = images::parse_more(data);
+    let _ = material::parse_worker(data);
+    let _ = material::parse_control_plane(data);
+    let _ = material::parse_peers(data, cairn_protocol::netplan::Cidr::DEFAULT_V4);
+    let _ = record::Record::parse(data);
+    let _ = etcd::parse_members(data);
+    let _ = edge::serve::path(data);
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = images::parse_listing(text);
+        let _ = render::kubelet::resolv_conf(text);
+    }
+}

@@ -30,6 +30,7 @@ pub const ALL: &[(&str, fn(&[u8]))] = &[
     ("uki", cairn_disk::fuzz::uki),
     ("boot-files", cairn_disk::fuzz::boot_files),
     ("install-record", cairn_disk::fuzz::install_record),
+    ("bootstrap", cairn_bootstrap::fuzz),
 ];
 
 fn with_text(data: &[u8], run: impl FnOnce(&str)) {
