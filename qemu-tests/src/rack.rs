@@ -51,6 +51,9 @@ pub enum Error {
     },
 }
 
+/// Where systemd-nspawn keeps a folder for each running container, which a killed one leaves.
+const NSPAWN: &str = "/run/systemd/nspawn";
+
 /// What a rack needs beside its file.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -111,6 +114,7 @@ impl Rack {
         });
         let site = site?;
         if spec.nodes.iter().any(|node| node.boot == Boot::Container) {
+            namespace::hide(NSPAWN)?;
             unpack(&image.join("initramfs.img"), &dirs.work().join("initramfs"))?;
         }
         let shared = Arc::new(Shared { toolbox, accel, dirs, image, cmdline, extra: Mutex::default() });
