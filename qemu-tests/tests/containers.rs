@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cairn_lab::node::Node;
@@ -92,7 +93,7 @@ fn is_a_system_of_its_own(node: &mut Node) {
     assert_eq!(sh(node, "cat /proc/1/comm; systemd-detect-virt; hostname"), "systemd\nsystemd-nspawn\nc1");
     assert_eq!(sh(node, "stat -f -c %T / /etc /tmp"), "erofs\noverlayfs\ntmpfs");
     assert!(node.execute(&["touch", "/usr/x"]).unwrap_err().to_string().contains("Read-only"));
-    assert_eq!(sh(node, "ls /sys/class/net | tr '\\n' ' '"), "host0 lo ");
+    assert_eq!(sh(node, "ls /sys/class/net"), "host0\nlo");
     let up: f64 = sh(node, "cut -d' ' -f1 /proc/uptime").parse().unwrap();
     assert!(up < BOOT.as_secs_f64(), "it runs for {up} s");
     // What Kubernetes needs later: controllers of its own, mounts that are seen below, settings as the kubelet wants them.
@@ -103,10 +104,19 @@ fn is_a_system_of_its_own(node: &mut Node) {
         );
     }
     assert_eq!(sh(node, "findmnt -n -o PROPAGATION /"), "shared");
-    assert_eq!(sh(node, "cd /proc/sys; cat vm/overcommit_memory kernel/panic"), "1\n10");
-    sh(node, "echo 1 >/proc/sys/vm/overcommit_memory; echo 1 >/proc/sys/net/ipv4/ip_forward");
+    assert_eq!(sh(node, "cat /proc/sys/vm/overcommit_memory"), "1");
+    sh(node, "echo 1 >/proc/sys/net/ipv4/ip_forward");
     // The host's clock and kernel are not its own.
-    assert!(node.execute(&["date", "-s", "2016-01-01"]).is_err());
+    let panic = || std::fs::read_to_string("/proc/sys/kernel/panic").unwrap();
+    let before = panic();
+    sh(node, "echo 12345 >/proc/sys/kernel/panic");
+    assert_eq!((sh(node, "cat /proc/sys/kernel/panic").as_str(), panic()), ("12345", before));
+    assert!(node.execute(&["sh", "-c", "echo 1 >/proc/sys/vm/swappiness"]).is_err());
+    // CAP_SYS_MODULE and CAP_SYS_TIME (include/uapi/linux/capability.h), of PID 1 and of what is executed.
+    let caps = sh(node, "sed -n 's/^CapBnd:.//p' /proc/1/status; sed -n 's/^CapEff:.//p' /proc/self/status");
+    for caps in caps.lines() {
+        assert_eq!(u64::from_str_radix(caps, 16).unwrap() & (1 << 16 | 1 << 25), 0, "{caps}");
+    }
 }
 
 /// 1 GiB and one processor, as the rack file says.
@@ -164,6 +174,16 @@ fn a_container_with_another_disk_is_an_empty_server() {
     });
 }
 
+/// A process that is killed when this is dropped.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
 /// Lines of a file that hold `word`.
 fn lines_with(path: &str, word: &str) -> Vec<String> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -181,12 +201,25 @@ fn left_of(word: &str, group: &str) -> Vec<String> {
             left.push(line);
         }
     }
-    for entry in std::fs::read_dir("/sys/block").unwrap().flatten() {
-        left.extend(lines_with(&entry.path().join("loop/backing_file").to_string_lossy(), word));
-    }
+    left.extend(loops(&Path::new(word).join("killed/work/killed1-disk0/data/layers")));
     left.extend(groups(Path::new("/sys/fs/cgroup"), group, 8));
     left.extend(nspawns());
     left
+}
+
+/// Loop devices of files in `layers`, known by their inodes: the kernel shows paths as the node saw them.
+fn loops(layers: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(layers).into_iter().flatten().flatten();
+    let inodes: Vec<u64> = files.map(|file| file.metadata().unwrap().ino()).collect();
+    let out = Command::new("losetup")
+        .args(["--list", "--noheadings", "--output", "BACK-INO,NAME"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    let ours = |line: &&str| {
+        line.split_whitespace().next().is_some_and(|ino| inodes.contains(&ino.parse().unwrap()))
+    };
+    text.lines().filter(ours).map(|line| format!("loop device {line}")).collect()
 }
 
 /// Cgroups of this name.
@@ -233,7 +266,7 @@ fn a_killed_lab_leaves_nothing_of_its_containers() {
                 [expect]\nconsole = \"never said\"\n";
     let rack = dir.path().join("rack.toml");
     std::fs::write(&rack, text).unwrap();
-    let mut lab = Command::new(env!("CARGO_BIN_EXE_cairn-lab"))
+    let lab = Command::new(env!("CARGO_BIN_EXE_cairn-lab"))
         .current_dir(&home)
         .arg("run")
         .arg(&rack)
@@ -242,16 +275,16 @@ fn a_killed_lab_leaves_nothing_of_its_containers() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let proof = cairn_lab::clean::Proof::of(lab.id()).unwrap();
+    let mut lab = Killed(lab);
+    let proof = cairn_lab::clean::Proof::of(lab.0.id()).unwrap();
     let group = format!("cairn-lab-{}-{}", proof.pid, proof.start);
-    let mut lines = BufReader::new(lab.stdout.take().unwrap()).lines();
+    let mut lines = BufReader::new(lab.0.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("central says ready")), "the node did not become ready");
     let there = left_of(&word, &group);
-    for what in ["systemd-nspawn", "cgroup", ".erofs"] {
+    for what in ["systemd-nspawn", "cgroup", "loop device"] {
         assert!(there.iter().any(|line| line.contains(what)), "no {what} to be seen in {there:#?}");
     }
-    lab.kill().unwrap();
-    lab.wait().unwrap();
+    drop(lab);
     let deadline = Instant::now() + BOOT;
     let left = loop {
         let left: Vec<_> = left_of(&word, &group).into_iter().filter(|line| !before.contains(line)).collect();

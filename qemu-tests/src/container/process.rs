@@ -201,6 +201,10 @@ impl Process {
     pub fn execute(&self, words: &[&str]) -> Result<Option<Output>, Error> {
         let Some(payload) = self.payload() else { return Ok(None) };
         let mut command = self.setup.entering();
+        // What the node itself may not do to the host, no program put into it may either.
+        let denied =
+            args::DENIED.map(|name| format!("-{}", name.trim_start_matches("CAP_").to_lowercase())).join(",");
+        command.args(["setpriv", "--inh-caps", &denied, "--bounding-set", &denied]);
         command.arg("nsenter").args(["--target", &payload.to_string()]);
         command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]);
         if has_time_namespaces() {
