@@ -107,7 +107,12 @@ impl Rack {
         // A broken KVM takes seconds to show; the site comes up meanwhile.
         let (accel, site) = std::thread::scope(|scope| {
             let probe = scope.spawn(|| {
-                options.accel.unwrap_or_else(|| accel::probe(&toolbox, &image.join("vmlinuz"), &dirs.work()))
+                // Containers need none.
+                let none = (!spec.has_machines()).then_some(Accel::Tcg);
+                options
+                    .accel
+                    .or(none)
+                    .unwrap_or_else(|| accel::probe(&toolbox, &image.join("vmlinuz"), &dirs.work()))
             });
             let site = Site::start(&spec, &toolbox, &dirs, &image, &cmdline, setup);
             (probe.join().unwrap_or(Accel::Tcg), site)
