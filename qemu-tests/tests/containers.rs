@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cairn_lab::container::groups::{hierarchies, run_name};
 use cairn_lab::node::Node;
 use cairn_lab::rack::Rack;
 use cairn_lab::scenario;
@@ -251,6 +252,30 @@ fn nspawns() -> Vec<String> {
         })
         .collect();
     names.iter().map(|path| path.display().to_string()).collect()
+}
+
+#[test]
+fn cgroups_of_a_lab_that_is_gone_are_cleaned_up() {
+    let own = |name: &str| -> Vec<PathBuf> {
+        hierarchies().iter().map(|hierarchy| hierarchy.own.join(name)).collect()
+    };
+    // A process-id that no kernel gives (PID_MAX_LIMIT is 2^22), and this process's.
+    let (gone, alive) = (own("cairn-lab-999999999-1"), own(&run_name()));
+    assert!(!gone.is_empty(), "no cgroups are mounted here");
+    for group in gone.iter().chain(&alive) {
+        std::fs::create_dir_all(group.join("node/payload")).unwrap();
+    }
+    let mut said = Vec::new();
+    let out = tempfile::tempdir().unwrap();
+    let lines = std::cell::RefCell::new(&mut said);
+    cairn_lab::clean::clean(out.path(), &|line| lines.borrow_mut().push(line.to_owned())).unwrap();
+    assert!(gone.iter().all(|group| !group.exists()), "{said:?}");
+    assert!(alive.iter().all(|group| group.exists()), "{said:?}");
+    for group in &alive {
+        for dir in [group.join("node/payload"), group.join("node"), group.clone()] {
+            std::fs::remove_dir(dir).unwrap();
+        }
+    }
 }
 
 #[test]
