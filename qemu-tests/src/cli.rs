@@ -169,7 +169,9 @@ fn put_up(arguments: &Common, spec: spec::RackSpec) -> Result<(Rack, Report, Dur
         own.or(prepared.as_ref().map(Prepared::image)).unwrap_or_else(|| PathBuf::from("target/image"));
     let accel = arguments.tcg.then_some(Accel::Tcg);
     let mut rack = Rack::start(spec, &Options { out: arguments.out.clone(), image, prepared, accel })?;
-    report.line(&format!("rack {} stands, accelerated by {}", rack.spec().name, rack.accel()));
+    let by =
+        if rack.spec().has_machines() { format!(", accelerated by {}", rack.accel()) } else { String::new() };
+    report.line(&format!("rack {} stands{by}", rack.spec().name));
     if rack.spec().site.controller {
         rack.publish()?;
         report.line("release and plan are with the controller");

@@ -140,17 +140,25 @@ pub fn prepare() -> Result<(), Error> {
     if !inside() {
         return Err(Error::Outside);
     }
-    mount(
-        Some("cairn-lab"),
-        SOCKETS,
-        Some("tmpfs"),
-        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
-        Some("mode=0700,size=64m"),
-    )
-    .map_err(|errno| Error::Mount { path: SOCKETS, source: errno.into() })?;
+    hide(SOCKETS)?;
     // Ten queued datagrams per socket, the default, drop every TCP burst. Per network namespace; absent on old kernels.
     let _ = std::fs::write("/proc/sys/net/unix/max_dgram_qlen", "1024");
     ip(&["link", "set", "lo", "up"])
+}
+
+/// Hides a folder of the host, made if missing, behind a tmpfs of the lab's own. Only inside.
+///
+/// # Errors
+/// When called outside, or when the kernel refuses.
+pub fn hide(path: &'static str) -> Result<(), Error> {
+    if !inside() {
+        return Err(Error::Outside);
+    }
+    let failed = |source| Error::Mount { path, source };
+    std::fs::create_dir_all(path).map_err(failed)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("cairn-lab"), path, Some("tmpfs"), flags, Some("mode=0700,size=64m"))
+        .map_err(|errno| failed(errno.into()))
 }
 
 /// Runs iproute2's `ip` here.

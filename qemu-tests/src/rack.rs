@@ -51,6 +51,9 @@ pub enum Error {
     },
 }
 
+/// Where systemd-nspawn keeps a folder for each running container, which a killed one leaves.
+const NSPAWN: &str = "/run/systemd/nspawn";
+
 /// What a rack needs beside its file.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -104,13 +107,19 @@ impl Rack {
         // A broken KVM takes seconds to show; the site comes up meanwhile.
         let (accel, site) = std::thread::scope(|scope| {
             let probe = scope.spawn(|| {
-                options.accel.unwrap_or_else(|| accel::probe(&toolbox, &image.join("vmlinuz"), &dirs.work()))
+                // Containers need none.
+                let none = (!spec.has_machines()).then_some(Accel::Tcg);
+                options
+                    .accel
+                    .or(none)
+                    .unwrap_or_else(|| accel::probe(&toolbox, &image.join("vmlinuz"), &dirs.work()))
             });
             let site = Site::start(&spec, &toolbox, &dirs, &image, &cmdline, setup);
             (probe.join().unwrap_or(Accel::Tcg), site)
         });
         let site = site?;
         if spec.nodes.iter().any(|node| node.boot == Boot::Container) {
+            namespace::hide(NSPAWN)?;
             unpack(&image.join("initramfs.img"), &dirs.work().join("initramfs"))?;
         }
         let shared = Arc::new(Shared { toolbox, accel, dirs, image, cmdline, extra: Mutex::default() });

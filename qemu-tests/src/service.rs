@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::signals;
 use crate::tail::{Tail, Timeout};
 
 /// Time for an orderly end before it is killed.
@@ -71,7 +72,7 @@ impl Service {
         let tail = Tail::follow_end(log);
         command.stdin(Stdio::null()).stdout(file.try_clone().map_err(start)?).stderr(file);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let child = command.spawn().map_err(start)?;
+        let child = signals::spawn(&mut command).map_err(start)?;
         let mut service = Self { name: name.to_owned(), child, tail };
         service.wait_ready(ready, patience)?;
         Ok(service)

@@ -41,9 +41,14 @@ fn json(rack: &mut Rack, words: &[&str]) -> Result<Value, String> {
 fn all_ready(rack: &mut Rack) -> Result<(), String> {
     let nodes = json(rack, &["get", "nodes"])?;
     for name in ["cp1", "w1"] {
-        let node = nodes["items"].as_array().into_iter().flatten().find(|node| node["metadata"]["name"] == name);
+        let node =
+            nodes["items"].as_array().into_iter().flatten().find(|node| node["metadata"]["name"] == name);
         let conditions = node.map(|node| node["status"]["conditions"].clone()).unwrap_or_default();
-        let ready = conditions.as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True");
+        let ready = conditions
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|c| c["type"] == "Ready" && c["status"] == "True");
         if !ready {
             return Err(format!("{name} is not Ready"));
         }
@@ -96,7 +101,8 @@ fn a_control_plane_and_a_worker_become_a_cluster() {
                 if detail["state"] != "ready" || detail["cluster"]["ready"] != true {
                     return Err(format!("{node} is {} ({})", detail["state"], detail["cluster"]["line"]));
                 }
-                if let Some((name, state)) = steps(rack, node).into_iter().find(|(_, state)| state != "done") {
+                if let Some((name, state)) = steps(rack, node).into_iter().find(|(_, state)| state != "done")
+                {
                     return Err(format!("{node}: step {name} is {state}"));
                 }
             }

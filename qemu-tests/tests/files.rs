@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use cairn_lab::container::args as container;
 use cairn_lab::qemu::args::{Accel, Direct, DiskArgs, Machine, NicArgs, build};
 use cairn_lab::spec::{self, Boot, Bus, NicModel};
 use cairn_lab::units::Bytes;
@@ -49,6 +50,43 @@ fn golden(name: &str, text: &str) {
     }
     let want = std::fs::read_to_string(&path).unwrap();
     assert_eq!(text, want, "{} differs; CAIRN_BLESS=1 accepts the new text", path.display());
+}
+
+#[test]
+fn container_command_line() {
+    let machine = container::Machine {
+        name: "node-a".to_owned(),
+        serial: "LAB-A".to_owned(),
+        root: PathBuf::from("/work/initramfs"),
+        cmdline: "console=ttyS0  cairn.rate=70000".to_owned(),
+        cpus: 2,
+        memory: Bytes::gib(1),
+        disks: vec![container::Disk {
+            path: PathBuf::from("/work/a:b"),
+            size: Bytes::gib(20),
+            serial: "node-a-disk0".to_owned(),
+        }],
+    };
+    golden("container.args", &(container::build(&machine, Path::new("/proc/1/fd/7")).join("\n") + "\n"));
+}
+
+#[test]
+fn a_container_has_no_hardware() {
+    let node = |more: &str| {
+        let text = format!("name = \"c\"\n[[node]]\nname = \"a\"\nboot = \"container\"\n{more}");
+        spec::parse(&text, Path::new("c.toml")).map_err(|error| error.to_string())
+    };
+    assert!(!node("[[node.disk]]\nsize = \"1GiB\"").unwrap().has_machines());
+    for (key, more) in [
+        ("clock", "clock = \"2016-01-01T00:00:00\""),
+        ("seed", "seed = \"seed.json\""),
+        ("screen", "screen = true"),
+        ("nic.model", "[[node.nic]]\nmodel = \"igb\""),
+        ("disk.bus", "[[node.disk]]\nsize = \"1GiB\"\nbus = \"nvme\""),
+    ] {
+        let refused = node(more).unwrap_err();
+        assert!(refused.ends_with(&format!("node a: a container has no {key}")), "{refused}");
+    }
 }
 
 /// One option and its value per line.

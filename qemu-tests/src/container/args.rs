@@ -7,6 +7,9 @@ use crate::units::Bytes;
 /// Where the agent looks for the folders that stand for disks.
 const DISKS: &str = "/run/cairn/disks";
 
+/// Capabilities that a node does not have: kernel and clock are the host's, and not the node's to change.
+pub const DENIED: [&str; 2] = ["CAP_SYS_MODULE", "CAP_SYS_TIME"];
+
 /// A folder that stands for a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
@@ -68,14 +71,13 @@ pub fn build(machine: &Machine, network: &Path) -> Vec<String> {
         // The kubelet reads the kernel's log.
         "--bind=/dev/kmsg",
         "--capability=all",
-        // The host's kernel and clock are not the node's to change.
-        "--drop-capability=CAP_SYS_MODULE,CAP_SYS_TIME",
         "--resolv-conf=off",
         "--timezone=off",
         "--link-journal=no",
     ]
     .map(str::to_owned)
     .to_vec();
+    args.push(format!("--drop-capability={}", DENIED.join(",")));
     args.push(format!("--directory={}", machine.root.display()));
     args.push(format!("--machine={}", machine.name));
     args.push(format!("--hostname={}", machine.name));

@@ -146,6 +146,13 @@ impl Groups {
         self.unified
     }
 
+    /// The cgroup with the limits of `controller`.
+    #[must_use]
+    pub fn limits(&self, controller: &str) -> Option<PathBuf> {
+        let mut with = self.all.iter().filter(|(hierarchy, _)| self.unified || hierarchy.has(controller));
+        with.next().map(|(_, limits)| limits.clone())
+    }
+
     /// The node's own cgroups, one in each hierarchy.
     #[must_use]
     pub fn payloads(&self) -> Vec<PathBuf> {

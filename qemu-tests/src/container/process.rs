@@ -29,6 +29,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// The most characters of a failed program's words that go into an error.
 pub const SAID: usize = 4000;
 
+/// Where programs in a node are looked for.
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Goes into cgroups, `$1` of them, then becomes the rest of its words.
 const ENTER: &str = "count=$1; shift
 while [ $count -gt 0 ]; do echo 0 >\"$1/cgroup.procs\" || exit 111; shift; count=$((count - 1)); done
@@ -185,30 +188,29 @@ impl Process {
         lock(&self.state).spent + self.setup.groups.cpu_seconds()
     }
 
-    /// Runs a program in the node, as root, and waits for it; none between two boots.
+    /// The cgroup that carries the node's limits for `controller` (`memory`, `cpu`), where the host has it.
+    #[must_use]
+    pub fn limits(&self, controller: &str) -> Option<PathBuf> {
+        self.setup.groups.limits(controller)
+    }
+
+    /// Runs a program in the node, as root and within its limits, and waits for it; none between two boots.
     ///
     /// # Errors
     /// When it cannot be started. How it ended is in the answer.
     pub fn execute(&self, words: &[&str]) -> Result<Option<Output>, Error> {
         let Some(payload) = self.payload() else { return Ok(None) };
-        let mut command = Command::new("nsenter");
-        command.args([
-            "--target",
-            &payload.to_string(),
-            "--mount",
-            "--uts",
-            "--ipc",
-            "--net",
-            "--pid",
-            "--cgroup",
-        ]);
+        let mut command = self.setup.entering();
+        // What the node itself may not do to the host, no program put into it may either.
+        let denied =
+            args::DENIED.map(|name| format!("-{}", name.trim_start_matches("CAP_").to_lowercase())).join(",");
+        command.args(["setpriv", "--inh-caps", &denied, "--bounding-set", &denied]);
+        command.arg("nsenter").args(["--target", &payload.to_string()]);
+        command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]);
         if has_time_namespaces() {
             command.arg("--time");
         }
-        command.args(["--root", "--wd", "--"]).args(words).env_clear();
-        command
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("HOME", "/root");
+        command.args(["--root", "--wd", "--", "env", "-i"]).arg(PATH).arg("HOME=/root").args(words);
         let output = command.stdin(Stdio::null()).output();
         output.map(Some).map_err(|source| self.setup.start_error("nsenter", source))
     }
@@ -311,6 +313,14 @@ impl Setup {
         Error::Start { what, node: self.machine.name.clone(), source }
     }
 
+    /// A command that goes into the node's cgroups and becomes the words that follow.
+    fn entering(&self) -> Command {
+        let payloads = self.groups.payloads();
+        let mut command = Command::new("sh");
+        command.args(["-c", ENTER, "sh", &payloads.len().to_string()]).args(payloads);
+        command
+    }
+
     /// One boot: fresh cgroups, a fresh network namespace plugged into the switch, and nspawn.
     fn boot(&self, state: &mut State) -> Result<(), Error> {
         let node = || self.machine.name.clone();
@@ -324,9 +334,7 @@ impl Setup {
         let open = |path: &Path| File::options().create(true).append(true).open(path);
         let console = open(&self.console).map_err(|source| self.start_error("the console", source))?;
         let log = open(&self.log).map_err(|source| self.start_error("the log", source))?;
-        let payloads = self.groups.payloads();
-        let mut command = Command::new("sh");
-        command.args(["-c", ENTER, "sh", &payloads.len().to_string()]).args(payloads);
+        let mut command = self.entering();
         command.args(fresh_clocks()).arg("systemd-nspawn").args(args::build(&self.machine, &network.path()));
         command.envs(args::environment(self.groups.unified()));
         command.stdin(Stdio::null()).stdout(console).stderr(log);

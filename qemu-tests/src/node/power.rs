@@ -105,7 +105,16 @@ impl Node {
         Ok(self.qmp()?.reset()?)
     }
 
-    /// Runs a program in a running container node, as root, and returns what it wrote to standard output.
+    /// The cgroup that carries a running container's limits for `controller` (`memory`, `cpu`).
+    #[must_use]
+    pub fn limits(&self, controller: &str) -> Option<std::path::PathBuf> {
+        match &self.power {
+            Some(Power::Container(process)) => process.limits(controller),
+            _ => None,
+        }
+    }
+
+    /// Runs a program in a running container node, as root and within its limits, and returns what it wrote to standard output.
     ///
     /// # Errors
     /// When the node is off or between two boots, is a virtual machine, or the program fails: with what it said.

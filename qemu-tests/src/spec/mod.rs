@@ -36,6 +36,14 @@ pub struct RackSpec {
     pub expect: Expect,
 }
 
+impl RackSpec {
+    /// Whether any node is a virtual machine.
+    #[must_use]
+    pub fn has_machines(&self) -> bool {
+        self.nodes.iter().any(|node| node.boot != Boot::Container)
+    }
+}
+
 /// The site: network and services.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]

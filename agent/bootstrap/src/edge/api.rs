@@ -9,18 +9,16 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::Full;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, IpAddr, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
+use super::http;
 use super::tls::{self, TlsError};
 use crate::settings::API_PORT;
 
@@ -237,23 +235,7 @@ impl Api {
         kind: &str,
         what: String,
     ) -> Result<Vec<u8>, ApiError> {
-        let connect = |why: String| ApiError::Connect { address: self.address, why };
         let broken = |why: String| ApiError::Broken { what: what.clone(), why };
-        let stream =
-            TcpStream::connect((self.address, API_PORT)).await.map_err(|e| connect(e.to_string()))?;
-        let _ = stream.set_nodelay(true);
-        let name = ServerName::IpAddress(IpAddr::from(std::net::IpAddr::V4(self.address)));
-        let stream = TlsConnector::from(Arc::clone(&self.tls))
-            .connect(name, stream)
-            .await
-            .map_err(|e| connect(e.to_string()))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| connect(e.to_string()))?;
-        let running = tokio::spawn(async move {
-            // Its errors are those of the question.
-            let _ = connection.await;
-        });
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -262,24 +244,13 @@ impl Api {
             .header(CONTENT_TYPE, kind)
             .body(Full::new(body.unwrap_or_default()))
             .map_err(|e| broken(e.to_string()))?;
-        let answer = async {
-            let response = sender.send_request(request).await.map_err(|e| broken(e.to_string()))?;
-            let (head, mut body) = response.into_parts();
-            let mut bytes = Vec::new();
-            while let Some(frame) = body.frame().await {
-                let frame = frame.map_err(|e| broken(e.to_string()))?;
-                if let Some(data) = frame.data_ref() {
-                    if bytes.len() + data.len() > ANSWER_BYTES {
-                        return Err(broken(format!("it is longer than {ANSWER_BYTES} bytes")));
-                    }
-                    bytes.extend_from_slice(data);
-                }
-            }
-            if head.status.is_success() { Ok(bytes) } else { Err(refused(&what, head.status, &bytes)) }
-        };
-        let answer = answer.await;
-        running.abort();
-        answer
+        let answer = http::ask((self.address, API_PORT), Arc::clone(&self.tls), request, ANSWER_BYTES).await;
+        match answer {
+            Ok((status, bytes)) if status.is_success() => Ok(bytes),
+            Ok((status, bytes)) => Err(refused(&what, status, &bytes)),
+            Err(http::Failed::Connect(why)) => Err(ApiError::Connect { address: self.address, why }),
+            Err(http::Failed::Broken(why)) => Err(broken(why)),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod command;
+mod http;
 pub mod peer;
 pub mod serve;
 pub mod tls;

@@ -283,7 +283,7 @@ fn good() {
         hostname: Some("n1".to_owned()),
     };
     let new = root::prepare(&plan).unwrap();
-    panic!("{}", root::switch(&new, Path::new("/sbin/init"), &["second"]).unwrap_err());
+    panic!("{}", root::switch(&new, Path::new("/sbin/init"), &["second"], || Ok(())).unwrap_err());
 }
 
 fn second_stage() {
