@@ -187,9 +187,10 @@ impl Engine {
         Next::Pause(progress.step, pause.mul_f64(0.5 + 0.5 * random))
     }
 
-    /// After a pause: looks at the same step again.
+    /// After a pause: looks at the same step again. Once all was done the others are looked after too, for what this one
+    /// waits for may stay away for long.
     pub fn again(&mut self, now: Duration) -> Next {
-        self.begin(now)
+        if self.whole { self.round(now) } else { self.begin(now) }
     }
 
     /// Whether every step is done now.
@@ -314,5 +315,12 @@ mod tests {
         assert_eq!(engine.acted(Ok(Vec::new()), 0.0), Next::Probe(Step::Containerd));
         assert_eq!(engine.seen(Seen::Done, Duration::from_secs(71), 0.0), Next::Probe(Step::Kubelet));
         assert_eq!(engine.report(ZERO)[1].seconds, took, "the first time counts");
+        let away = Seen::Waiting(Trouble::passing("the control plane is away"));
+        assert!(matches!(engine.seen(away, Duration::from_secs(72), 0.0), Next::Pause(Step::Kubelet, _)));
+        assert_eq!(
+            engine.again(Duration::from_secs(73)),
+            Next::Probe(Step::Containerd),
+            "the others are looked after"
+        );
     }
 }

@@ -9,6 +9,7 @@
 //! - [`driver`] is the whole of it for the agent: it runs as one task and publishes how far it is.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod csr;
 pub mod driver;
 pub mod edge;
 pub mod election;
@@ -32,6 +33,7 @@ pub fn fuzz(data: &[u8]) {
     let _ = material::parse_peers(data, cairn_protocol::netplan::Cidr::DEFAULT_V4);
     let _ = record::Record::parse(data);
     let _ = etcd::parse_members(data);
+    csr::fuzz(data);
     let _ = edge::serve::path(data);
     if let Ok(text) = std::str::from_utf8(data) {
         let _ = images::parse_listing(text);

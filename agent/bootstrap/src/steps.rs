@@ -47,6 +47,8 @@ pub enum Step {
     PodNetwork,
     /// Roles of all nodes as labels.
     Labels,
+    /// Serving certificates of kubelets approved.
+    Approve,
     /// The cluster calls the node Ready.
     Ready,
     /// Objects that the bundles bring.
@@ -77,8 +79,8 @@ impl Way {
     /// Its steps, in order.
     pub fn steps(self) -> &'static [Step] {
         use Step::{
-            Addons, ApiServer, BootstrapToken, Certs, Config, Containerd, ControlPlane, Endpoint, Etcd,
-            EtcdJoin, Images, Kubeconfig, Kubelet, KubeletFinalize, Labels, MarkControlPlane, Material,
+            Addons, ApiServer, Approve, BootstrapToken, Certs, Config, Containerd, ControlPlane, Endpoint,
+            Etcd, EtcdJoin, Images, Kubeconfig, Kubelet, KubeletFinalize, Labels, MarkControlPlane, Material,
             PodNetwork, Prepare, Ready, Serve, UploadConfig, Workloads,
         };
         match self {
@@ -102,6 +104,7 @@ impl Way {
                 Serve,
                 PodNetwork,
                 Labels,
+                Approve,
                 Ready,
                 Workloads,
             ],
@@ -121,6 +124,7 @@ impl Way {
                 Serve,
                 PodNetwork,
                 Labels,
+                Approve,
                 Ready,
                 Workloads,
             ],
@@ -154,6 +158,7 @@ impl Step {
             Self::Serve => "serve",
             Self::PodNetwork => "pod-network",
             Self::Labels => "labels",
+            Self::Approve => "approve",
             Self::Ready => "ready",
             Self::Workloads => "workloads",
         }
@@ -171,6 +176,7 @@ impl Step {
                 | Self::Serve
                 | Self::PodNetwork
                 | Self::Labels
+                | Self::Approve
                 | Self::Ready
         )
     }

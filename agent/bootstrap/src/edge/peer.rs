@@ -14,49 +14,46 @@ use super::http;
 use super::tls::{self, Identity};
 use crate::engine::Trouble;
 use crate::material::MATERIAL_BYTES;
-use crate::settings::MATERIAL_PORT;
 
-/// Asks the control plane that holds `endpoint`, one of `control_planes`, for `path`.
+/// Asks the control plane at an address and port, one of `control_planes`, for `path`.
 ///
 /// # Errors
 /// [`Trouble`].
 pub async fn ask(
     identity: &Identity,
-    endpoint: Ipv4Addr,
+    at: (Ipv4Addr, u16),
     control_planes: &[Name],
     path: &str,
     limit: Duration,
 ) -> Result<Vec<u8>, Trouble> {
-    let late = || away(endpoint, &format!("it did not answer within {} s", limit.as_secs()));
-    timeout(limit, ask_unbounded(identity, endpoint, control_planes, path))
-        .await
-        .unwrap_or_else(|_| Err(late()))
+    let late = || away(at, &format!("it did not answer within {} s", limit.as_secs()));
+    timeout(limit, ask_unbounded(identity, at, control_planes, path)).await.unwrap_or_else(|_| Err(late()))
 }
 
-fn away(endpoint: Ipv4Addr, why: &str) -> Trouble {
+fn away((endpoint, port): (Ipv4Addr, u16), why: &str) -> Trouble {
     Trouble::new(
-        format!("no control plane answers at {endpoint}:{MATERIAL_PORT}: {why}"),
+        format!("no control plane answers at {endpoint}:{port}: {why}"),
         "is the first control plane up? its steps are in `cairnctl node show`; the node tries again by itself",
     )
 }
 
 async fn ask_unbounded(
     identity: &Identity,
-    endpoint: Ipv4Addr,
+    at: (Ipv4Addr, u16),
     control_planes: &[Name],
     path: &str,
 ) -> Result<Vec<u8>, Trouble> {
     let passing = |why: String| Trouble::passing(why);
     let tls = tls::towards(identity, control_planes.to_vec()).map_err(|e| passing(e.to_string()))?;
-    let request = Request::get(path).header(HOST, endpoint.to_string()).body(Full::default());
+    let request = Request::get(path).header(HOST, at.0.to_string()).body(Full::default());
     let request = request.map_err(|e| passing(e.to_string()))?;
-    match http::ask((endpoint, MATERIAL_PORT), tls, request, MATERIAL_BYTES).await {
+    match http::ask(at, tls, request, MATERIAL_BYTES).await {
         Ok((status, bytes)) if status.is_success() => Ok(bytes),
         Ok((status, bytes)) => {
             let why = clean_text(&String::from_utf8_lossy(&bytes));
-            Err(passing(format!("the control plane at {endpoint} says {}: {why}", status.as_u16())))
+            Err(passing(format!("the control plane at {} says {}: {why}", at.0, status.as_u16())))
         }
-        Err(http::Failed::Connect(why)) => Err(away(endpoint, &why)),
-        Err(http::Failed::Broken(why)) => Err(away(endpoint, &format!("the answer broke off: {why}"))),
+        Err(http::Failed::Connect(why)) => Err(away(at, &why)),
+        Err(http::Failed::Broken(why)) => Err(away(at, &format!("the answer broke off: {why}"))),
     }
 }

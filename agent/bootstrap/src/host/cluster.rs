@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::kubeadm::random_token;
 use super::{Host, Identify, Places, ca_hash};
+use crate::csr;
 use crate::edge::api::{self, Api, ApiError, Change};
 use crate::edge::command::Run;
 use crate::edge::serve::{self, Answer, Answers};
@@ -28,6 +29,11 @@ use crate::steps::Way;
 const FRESH: Duration = Duration::from_secs(3);
 /// Roles of nodes are labels with this prefix.
 const ROLE: &str = "node-role.kubernetes.io/";
+
+/// Requests for certificates.
+const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+/// Refused requests that are remembered.
+const REFUSED: usize = 256;
 
 /// The cluster's members at some moment.
 #[derive(Debug, Default)]
@@ -151,6 +157,56 @@ impl Host {
             log.push(format!("{name} is a {role}"));
         }
         self.members = None;
+        Ok(log)
+    }
+
+    /// Requests of kubelets for serving certificates that wait and were not refused yet.
+    async fn requests(&self, api: &Api) -> Result<Vec<Value>, Trouble> {
+        let requests = api.list(&format!("{REQUESTS}?fieldSelector=spec.signerName={}", csr::SIGNER)).await;
+        let mut requests = requests.map_err(|e| Trouble::passing(e.to_string()))?;
+        requests.retain(|request| {
+            let name = request["metadata"]["name"].as_str().unwrap_or_default();
+            csr::is_pending(request) && !self.refused.contains(name)
+        });
+        Ok(requests)
+    }
+
+    pub(super) async fn probe_approve(&self) -> Result<Seen, Trouble> {
+        let none = self.requests(&self.api()?).await?.is_empty();
+        Ok(if none { Seen::Done } else { Seen::Needed })
+    }
+
+    pub(super) async fn approve(&mut self) -> Result<Vec<String>, Trouble> {
+        self.members = None;
+        let members = self.members().await?;
+        let api = self.api()?;
+        let mut log = Vec::new();
+        for mut request in self.requests(&api).await? {
+            let name = request["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            let address = |node: &str| {
+                let member = members.nodes.iter().find(|member| member.peer.name.as_str() == node)?;
+                Some(member.peer.address)
+            };
+            if let Err(why) = csr::judge(&request, address) {
+                tracing::warn!(request = name, %why, "a certificate is not approved");
+                log.push(clean_text(&format!("{name} is not approved: {why}")));
+                if self.refused.len() < REFUSED {
+                    self.refused.insert(name);
+                }
+                continue;
+            }
+            request["status"]["conditions"] = json!([{
+                "type": "Approved",
+                "status": "True",
+                "reason": "CairnNode",
+                "message": "name and address are those of the node",
+            }]);
+            let path = format!("{REQUESTS}/{name}/approval");
+            api.change(Change::Replace, &path, &request)
+                .await
+                .map_err(|e| Trouble::passing(e.to_string()))?;
+            log.push(format!("approved {name}"));
+        }
         Ok(log)
     }
 

@@ -6,6 +6,7 @@ use super::{Host, Material};
 use crate::edge::peer;
 use crate::engine::{Seen, Trouble};
 use crate::material::{self, Peers};
+use crate::settings::MATERIAL_PORT;
 use crate::steps::{Step, Way};
 
 impl Host {
@@ -67,6 +68,7 @@ impl Host {
             )
         })?;
         let limit = self.profile.question * 2;
-        peer::ask(&identity, self.place.endpoint, &self.place.control_planes, path, limit).await
+        let at = (self.place.endpoint, MATERIAL_PORT);
+        peer::ask(&identity, at, &self.place.control_planes, path, limit).await
     }
 }

@@ -112,6 +112,8 @@ pub(crate) struct Host {
     electing: Option<JoinHandle<()>>,
     members: Option<(Arc<Members>, Instant)>,
     workloads_done: bool,
+    /// Requests for certificates that were refused, so that each is told once.
+    refused: std::collections::BTreeSet<String>,
 }
 
 /// What was handed out to this node.
@@ -152,6 +154,7 @@ impl Host {
             electing: None,
             members: None,
             workloads_done: false,
+            refused: std::collections::BTreeSet::new(),
         }
     }
 
@@ -179,6 +182,7 @@ impl Host {
             Step::Serve => Ok(self.probe_serve()),
             Step::PodNetwork => self.probe_pod_network().await,
             Step::Labels => self.probe_labels().await,
+            Step::Approve => self.probe_approve().await,
             Step::Ready => self.probe_ready().await,
             Step::Workloads => self.probe_workloads(),
         };
@@ -209,6 +213,7 @@ impl Host {
             Step::Serve => self.serve().await,
             Step::PodNetwork => self.pod_network().await,
             Step::Labels => self.label().await,
+            Step::Approve => self.approve().await,
             Step::Workloads => self.apply_workloads().await,
         }?;
         if step.is_recorded() {

@@ -23,6 +23,8 @@ pub fn conflist(pods: Cidr) -> String {
                 "type": "bridge",
                 "bridge": BRIDGE,
                 "isGateway": true,
+                // A node that joins another cluster gets another part of the pod network.
+                "forceAddress": true,
                 "ipMasq": false,
                 "hairpinMode": true,
                 "ipam": {

@@ -3,8 +3,6 @@
 use crate::settings::Settings;
 
 /// `/etc/containerd/config.toml`.
-///
-/// `sync_fs` writes an unpacked image through before it counts as there: else a power cut leaves files of length 0 in it.
 pub fn config(settings: &Settings) -> String {
     let pause = &settings.inventory.pause;
     let mut text = format!(
@@ -30,9 +28,6 @@ pub fn config(settings: &Settings) -> String {
     runtime_type = 'io.containerd.runc.v2'
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
       SystemdCgroup = true
-
-[plugins.'io.containerd.service.v1.diff-service']
-  sync_fs = true
 ",
     );
     text

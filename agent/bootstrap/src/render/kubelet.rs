@@ -20,6 +20,8 @@ pub struct KubeletConfiguration {
     kind: &'static str,
     cgroup_driver: &'static str,
     fail_swap_on: bool,
+    #[serde(rename = "serverTLSBootstrap")]
+    server_tls_bootstrap: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     fail_cgroup_v1: Option<bool>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -65,6 +67,8 @@ pub fn configuration(settings: &Settings) -> KubeletConfiguration {
         kind: "KubeletConfiguration",
         cgroup_driver: "systemd",
         fail_swap_on: false,
+        // A certificate of the cluster's CA for the kubelet's own server; a control plane's agent approves it.
+        server_tls_bootstrap: true,
         fail_cgroup_v1: settings.container.then_some(false),
         eviction_hard: if settings.container { absolute.into() } else { BTreeMap::new() },
         resolv_conf: RESOLV_CONF,
