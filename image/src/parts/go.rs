@@ -16,7 +16,7 @@ use crate::toolbox::{self, run};
 const FORMAT: u32 = 1;
 
 /// A line of progress at most this often: a build compiles a thousand packages.
-const PACE: Duration = Duration::from_secs(5);
+const PACE: Duration = Duration::from_secs(10);
 
 /// A program that can be built, or was.
 #[derive(Debug, Clone)]

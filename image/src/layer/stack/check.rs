@@ -206,6 +206,15 @@ mod tests {
     }
 
     #[test]
+    fn a_recipe_names_its_sources_once() {
+        let recipe = parse(include_str!("../../../recipes/kubernetes.toml")).unwrap();
+        let sources = recipe.sources();
+        for source in ["../pause", "base.toml", "kubernetes/cni", "kubernetes/kubernetes"] {
+            assert_eq!(sources.iter().filter(|found| **found == source).count(), 1, "{source}");
+        }
+    }
+
+    #[test]
     fn the_list_of_images_has_a_place() {
         let at = |text: &str| parse(&format!("{GOOD}{text}")).unwrap().image_index();
         assert_eq!(at(""), "/usr/lib/cairn/images.d/x.json");

@@ -310,6 +310,21 @@ impl Recipe {
         std::iter::once(self.layer.parts()).chain(self.image.iter().map(Image::parts))
     }
 
+    /// Files and folders that the recipe names, relative to it: when none of them changed, neither did the layer.
+    #[must_use]
+    pub fn sources(&self) -> Vec<&str> {
+        let mut found: Vec<&str> = Vec::new();
+        for parts in self.parts() {
+            found.extend(parts.go.iter().map(|part| part.module.as_str()));
+            found.extend(parts.cargo.iter().map(|part| part.folder.as_str()));
+            found.extend(parts.local.iter().map(|part| part.source.as_str()));
+            found.extend(parts.debian.iter().filter_map(|part| part.beyond.as_deref()));
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
     /// Where the list of images is in the layer.
     #[must_use]
     pub fn image_index(&self) -> String {
