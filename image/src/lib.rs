@@ -14,6 +14,8 @@ pub mod grub;
 pub mod initramfs;
 pub mod kernel;
 pub mod layer;
+pub mod oci;
+mod parts;
 pub mod sbom;
 pub mod toolbox;
 pub mod trust;

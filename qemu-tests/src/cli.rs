@@ -139,7 +139,9 @@ fn outside(
     Toolbox::ensure(&|line| report.line(line))?;
     if spec.site.controller {
         let recipe = spec.site.release.then_some(&*arguments.recipe);
-        let prepared = prepare::prepare(spec.site.subnet.host(1), recipe, &|line| report.line(line))?;
+        let prepared = prepare::prepare(spec.site.subnet.host(1), recipe, &spec.site.bundles, &|line| {
+            report.line(line)
+        })?;
         more(&prepared)?;
     }
     let millis = report.elapsed().as_millis().to_string();
@@ -164,6 +166,7 @@ fn put_up(arguments: &Common, spec: spec::RackSpec) -> Result<(Rack, Report, Dur
     let report = Report::since(prepare_time);
     namespace::prepare()?;
     let prepared = spec.site.controller.then(|| Prepared::locate(spec.site.subnet.host(1))).transpose()?;
+    let prepared = prepared.map(|prepared| prepared.with_bundles(&spec.site.bundles));
     let own = arguments.image.clone().or(spec.image.dir.clone());
     let image =
         own.or(prepared.as_ref().map(Prepared::image)).unwrap_or_else(|| PathBuf::from("target/image"));

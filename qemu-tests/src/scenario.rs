@@ -30,11 +30,12 @@ pub fn run(name: &str, file: &str, body: impl FnOnce(&mut Rack)) {
         // Outside: prepare with the host's network; the test runs again inside.
         let recipe = home.join("../image/recipes/base.toml");
         let recipe = spec.site.release.then_some(&*recipe);
-        prepare::prepare(address, recipe, &|line| eprintln!("{line}"))
+        prepare::prepare(address, recipe, &spec.site.bundles, &|line| eprintln!("{line}"))
             .unwrap_or_else(|error| panic!("{error}"));
     }
     namespace::run_test_inside(name, || {
         let prepared = Prepared::locate(address).unwrap_or_else(|error| panic!("{error}"));
+        let prepared = prepared.with_bundles(&spec.site.bundles);
         spec.name = format!("{}-{}", spec.name, name.replace("::", "-"));
         let out: PathBuf = home.join("../target/lab");
         let options = Options { out, image: prepared.image(), prepared: Some(prepared), accel: None };

@@ -34,11 +34,36 @@ pub fn uuid_of(inputs: &str) -> String {
 /// # Errors
 /// When mkfs.erofs fails.
 pub fn write(toolbox: &Toolbox, root: &Path, image: &Path, epoch: u64, uuid: &str) -> Result<(), Error> {
+    write_with(toolbox, root, image, epoch, uuid, &[])
+}
+
+/// As [`write()`], with everything root's, whoever made it.
+///
+/// # Errors
+/// When mkfs.erofs fails.
+pub fn write_as_root(
+    toolbox: &Toolbox,
+    root: &Path,
+    image: &Path,
+    epoch: u64,
+    uuid: &str,
+) -> Result<(), Error> {
+    write_with(toolbox, root, image, epoch, uuid, &["--all-root"])
+}
+
+fn write_with(
+    toolbox: &Toolbox,
+    root: &Path,
+    image: &Path,
+    epoch: u64,
+    uuid: &str,
+    more: &[&str],
+) -> Result<(), Error> {
     let home = image.parent().unwrap_or(Path::new("/"));
     let mut command = toolbox.enter().bind_ro(root).bind(home).command("mkfs.erofs");
     command.args(["--quiet", "-b4096", "--workers=1", "--all-time"]);
     command.arg(format!("--chunksize={CHUNK_BYTES}")).arg(format!("-T{epoch}")).arg(format!("-U{uuid}"));
-    command.arg(image).arg(root);
+    command.args(more).arg(image).arg(root);
     Ok(run(&mut command, "mkfs.erofs", &|_| {})?)
 }
 

@@ -9,8 +9,9 @@
 pub mod erofs;
 pub mod lock;
 pub mod recipe;
-mod resolve;
+pub(crate) mod resolve;
 mod root;
+pub mod stack;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -90,13 +91,8 @@ pub fn build(
         kernels: kernels.iter().map(|kernel| kernel.release.clone()).collect(),
     };
     fs::create_dir_all(&cache).map_err(error::file("create", &cache))?;
-    // One build at a time: two would fetch the same packages into the same files.
-    let lock_path = cache.join("lock");
-    let lock = fs::File::create(&lock_path).map_err(error::file("create", &lock_path))?;
-    if lock.try_lock().is_err() {
-        progress(&format!("layer {}: another process builds a layer, waiting", layer.name));
-        lock.lock().map_err(error::file("lock", &lock_path))?;
-    }
+    let waiting = || progress(&format!("layer {}: another process builds a layer, waiting", layer.name));
+    let _lock = root::lock(&cache, &waiting)?;
     if options.fresh.is_none()
         && let Ok(found) = fs::metadata(&image)
     {
@@ -112,9 +108,7 @@ pub fn build(
     progress(&format!("layer {}: writing erofs", layer.name));
     let fresh = work.path().join("layer.erofs");
     erofs::write(toolbox, &work.path().join("root"), &fresh, layer.epoch, &erofs::uuid_of(&inputs))?;
-    fs::create_dir_all(&home).map_err(error::file("create", &home))?;
-    fs::File::open(&fresh).and_then(|f| f.sync_all()).map_err(error::file("sync", &fresh))?;
-    fs::rename(&fresh, &image).map_err(error::file("rename to", &image))?;
+    root::keep(&fresh, &image)?;
     built.length = fs::metadata(&image).map_err(error::file("find", &image))?.len();
     progress(&format!("layer {}: {} MB in {}", layer.name, built.length / 1_000_000, image.display()));
     Ok(built)

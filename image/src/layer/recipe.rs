@@ -150,7 +150,7 @@ pub enum RecipeError {
     },
 }
 
-fn rule(at: impl Into<String>, why: impl Into<String>) -> RecipeError {
+pub(super) fn rule(at: impl Into<String>, why: impl Into<String>) -> RecipeError {
     RecipeError::Rule { at: at.into(), why: why.into() }
 }
 
@@ -176,15 +176,10 @@ fn check(recipe: &Recipe) -> Result<(), RecipeError> {
     if cairn_protocol::ids::Name::new(&layer.name).is_err() {
         return Err(rule("layer.name", "takes 1 to 63 of a-z, 0-9 and -"));
     }
-    let word = |text: &str| {
-        !text.is_empty()
-            && !text.starts_with(['-', '.'])
-            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b))
-    };
-    if !word(&layer.suite) {
+    if !is_word(&layer.suite) {
         return Err(rule("layer.suite", "takes a Debian suite such as trixie"));
     }
-    if let Some(bad) = layer.packages.iter().find(|package| !word(package)) {
+    if let Some(bad) = layer.packages.iter().find(|package| !is_word(package)) {
         return Err(rule("layer.packages", format!("{bad:?} is not a package name")));
     }
     // mkfs.erofs takes signed 64-bit seconds; this is the year 9999.
@@ -203,12 +198,7 @@ fn check(recipe: &Recipe) -> Result<(), RecipeError> {
     for (at, path) in paths {
         check_path(at, path)?;
     }
-    for file in &layer.files {
-        let digits = file.mode.len() == 4 && file.mode.starts_with('0');
-        if !digits || !file.mode.bytes().all(|b| (b'0'..=b'7').contains(&b)) {
-            return Err(rule(format!("mode of {}", file.path), "takes four octal digits, such as 0644"));
-        }
-    }
+    layer.files.iter().try_for_each(|file| check_mode(&file.path, &file.mode))?;
     for link in &layer.links {
         if link.target.is_empty() || link.target.chars().any(char::is_control) {
             return Err(rule(format!("target of {}", link.path), "is empty or has control characters"));
@@ -217,8 +207,24 @@ fn check(recipe: &Recipe) -> Result<(), RecipeError> {
     Ok(())
 }
 
+/// Whether it is a suite's or a package's name.
+pub(super) fn is_word(text: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with(['-', '.'])
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b))
+}
+
+/// Permission bits as the recipe writes them.
+pub(super) fn check_mode(path: &str, mode: &str) -> Result<(), RecipeError> {
+    let digits = mode.len() == 4 && mode.starts_with('0');
+    if !digits || !mode.bytes().all(|b| (b'0'..=b'7').contains(&b)) {
+        return Err(rule(format!("mode of {path}"), "takes four octal digits, such as 0644"));
+    }
+    Ok(())
+}
+
 /// Paths reach a shell's word list and a root's file system: absolute, one line, no way out.
-fn check_path(at: &str, path: &str) -> Result<(), RecipeError> {
+pub(super) fn check_path(at: &str, path: &str) -> Result<(), RecipeError> {
     let plain = |c: char| c.is_ascii_graphic() && !"'\"`$&;|<>(){}\\!#~".contains(c);
     let inner = path.strip_prefix('/').unwrap_or_default();
     if inner.is_empty()

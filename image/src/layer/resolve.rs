@@ -25,11 +25,18 @@ pub enum Pinning {
 
 /// The packages of a layer.
 #[derive(Debug, Clone)]
-pub(super) struct Resolved {
+pub(crate) struct Resolved {
     /// Sorted by name.
-    pub downloads: Vec<Download>,
+    pub(crate) downloads: Vec<Download>,
     /// What apt was asked for.
     wanted: Vec<String>,
+}
+
+impl Resolved {
+    /// The packages' names.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.downloads.iter().map(|download| download.package.name.clone()).collect()
+    }
 }
 
 /// apt as if nothing were installed yet, with no recommends and no lock that a read-only view cannot have.
@@ -45,7 +52,7 @@ const APT: &[&str] = &[
 ];
 
 /// Every essential package belongs to a root.
-const ESSENTIAL: &str = "?essential";
+pub(crate) const ESSENTIAL: &str = "?essential";
 
 pub(super) fn resolve(
     toolbox: &Toolbox,
@@ -53,13 +60,7 @@ pub(super) fn resolve(
     lock: Option<&Lock>,
     pinning: Pinning,
 ) -> Result<Resolved, Error> {
-    if recipe.layer.suite != toolbox::SUITE {
-        return Err(Error::Argument(format!(
-            "the recipe wants suite {}, and the toolbox knows {} only",
-            recipe.layer.suite,
-            toolbox::SUITE
-        )));
-    }
+    check_suite(&recipe.layer.suite)?;
     let today = || [ESSENTIAL.to_owned()].into_iter().chain(recipe.layer.packages.iter().cloned()).collect();
     if let Some(lock) = lock.filter(|_| pinning != Pinning::Update) {
         let pinned = lock.packages.iter().map(|p| format!("{}={}", p.name, p.version)).collect::<Vec<_>>();
@@ -90,6 +91,17 @@ pub(super) fn resolve(
     ask(toolbox, today())
 }
 
+/// The toolbox's lists are of one suite.
+pub(crate) fn check_suite(suite: &str) -> Result<(), Error> {
+    if suite == toolbox::SUITE {
+        return Ok(());
+    }
+    Err(Error::Argument(format!(
+        "the recipe wants suite {suite}, and the toolbox knows {} only",
+        toolbox::SUITE
+    )))
+}
+
 fn is_locked(resolved: &Resolved, lock: &Lock) -> bool {
     resolved.downloads.iter().map(|d| &d.package).eq(lock.packages.iter())
 }
@@ -99,7 +111,8 @@ fn has_wanted(resolved: &Resolved, recipe: &Recipe) -> bool {
     recipe.layer.packages.iter().all(|package| names.contains(&package.as_str()))
 }
 
-fn ask(toolbox: &Toolbox, wanted: Vec<String>) -> Result<Resolved, Error> {
+/// What apt would fetch for these packages, from nothing.
+pub(crate) fn ask(toolbox: &Toolbox, wanted: Vec<String>) -> Result<Resolved, Error> {
     let mut command = toolbox.command("apt-get");
     command.args(["install", "-qq", "--print-uris"]).args(APT).args(&wanted);
     let text = capture(&mut command, false)?;
@@ -110,6 +123,30 @@ fn ask(toolbox: &Toolbox, wanted: Vec<String>) -> Result<Resolved, Error> {
     Ok(Resolved { downloads, wanted })
 }
 
+/// Fetches what the cache lacks; answers with the cache, where each file has its [`Download::file`] name. `owner` is for messages.
+pub(crate) fn fetch(
+    toolbox: &Toolbox,
+    owner: &str,
+    resolved: &Resolved,
+    progress: &dyn Fn(&str),
+) -> Result<PathBuf, Error> {
+    let cache = toolbox::cache_dir()?.join("debs");
+    for dir in [&cache, &cache.join("partial")] {
+        fs::create_dir_all(dir).map_err(error::file("create", dir))?;
+    }
+    let missing: u64 = lacking(&cache, resolved)?.iter().map(|d| d.length).sum();
+    if missing > 0 {
+        progress(&format!("{owner}: fetching {} MB of packages", missing.div_ceil(1_000_000)));
+        let mut command = toolbox.enter().bind(&cache).command("sh");
+        command.args(["-euc", FETCH, "sh"]).arg(&cache).args(APT).arg("--").args(&resolved.wanted);
+        run(&mut command, "fetching packages", &|_| {})?;
+    }
+    if let Some(lost) = lacking(&cache, resolved)?.first() {
+        return Err(Error::unexpected("apt-get", format!("did not fetch {} as announced", lost.file)));
+    }
+    Ok(cache)
+}
+
 /// Fetches what the cache lacks, and lays `work/repo` out as an archive of exactly these packages.
 pub(super) fn download(
     toolbox: &Toolbox,
@@ -118,22 +155,9 @@ pub(super) fn download(
     work: &Path,
     progress: &dyn Fn(&str),
 ) -> Result<(), Error> {
-    let cache = toolbox::cache_dir()?.join("debs");
+    let cache = fetch(toolbox, &format!("layer {}", recipe.layer.name), resolved, progress)?;
     let repo = work.join("repo");
-    for dir in [&cache, &cache.join("partial"), &repo] {
-        fs::create_dir_all(dir).map_err(error::file("create", dir))?;
-    }
-    let name = &recipe.layer.name;
-    let missing: u64 = lacking(&cache, resolved)?.iter().map(|d| d.length).sum();
-    if missing > 0 {
-        progress(&format!("layer {name}: fetching {} MB of packages", missing.div_ceil(1_000_000)));
-        let mut command = toolbox.enter().bind(&cache).command("sh");
-        command.args(["-euc", FETCH, "sh"]).arg(&cache).args(APT).arg("--").args(&resolved.wanted);
-        run(&mut command, "fetching packages", &|_| {})?;
-    }
-    if let Some(lost) = lacking(&cache, resolved)?.first() {
-        return Err(Error::unexpected("apt-get", format!("did not fetch {} as announced", lost.file)));
-    }
+    fs::create_dir_all(&repo).map_err(error::file("create", &repo))?;
     for download in &resolved.downloads {
         let (from, to) = (cache.join(&download.file), repo.join(&download.file));
         // Linking files of root's is not everybody's right.

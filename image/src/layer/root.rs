@@ -12,6 +12,25 @@ use crate::toolbox::{Toolbox, privileged, run};
 /// What is done to a root before it is written.
 pub(super) const FINISH: &str = include_str!("finish.sh");
 
+/// One build at a time: two would fetch the same packages into the same files. Held until the answer is dropped.
+pub(super) fn lock(cache: &Path, waiting: &dyn Fn()) -> Result<fs::File, Error> {
+    let path = cache.join("lock");
+    let lock = fs::File::create(&path).map_err(error::file("create", &path))?;
+    if lock.try_lock().is_err() {
+        waiting();
+        lock.lock().map_err(error::file("lock", &path))?;
+    }
+    Ok(lock)
+}
+
+/// Moves a finished image to its place, durably.
+pub(super) fn keep(fresh: &Path, image: &Path) -> Result<(), Error> {
+    let home = image.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(home).map_err(error::file("create", home))?;
+    fs::File::open(fresh).and_then(|f| f.sync_all()).map_err(error::file("sync", fresh))?;
+    fs::rename(fresh, image).map_err(error::file("rename to", image))
+}
+
 /// A work directory in the cache, with a root's files in it, removed when dropped.
 pub(super) struct Work(PathBuf);
 

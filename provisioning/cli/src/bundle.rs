@@ -10,8 +10,8 @@ use cairn_bundle::manifest::{
 use cairn_bundle::publish::{self, Options};
 use cairn_bundle::store::Store;
 use cairn_bundle::{Sha256Digest, verity};
-use cairn_image::layer::recipe::{self, Recipe};
-use cairn_image::layer::{self, Pinning, lock};
+use cairn_image::layer::recipe::{self, Bundle as Named};
+use cairn_image::layer::{self, Pinning, lock, stack};
 use cairn_image::toolbox::Toolbox;
 use serde::Serialize;
 
@@ -56,9 +56,8 @@ pub(crate) fn run(command: Bundle, global: &Global, out: &Output) -> Result<(), 
 
 fn build(options: &BundleBuild, out: &Output) -> Result<(), Error> {
     let path = &options.recipe;
-    let recipe =
-        recipe::parse(&read_text(path, recipe::RECIPE_BYTES as u64)?).map_err(|e| Error::input(path, e))?;
-    let (kind, name) = name_of(path, &recipe.bundle.name)?;
+    let recipe = Recipe::read(path)?;
+    let (kind, name) = name_of(path, &recipe.bundle().name)?;
     std::fs::create_dir_all(&options.out)
         .map_err(|e| Error::Failed(format!("cannot create {}: {e}", options.out.display())))?;
     let store = Store::open(&options.out.join("chunks.castr")).map_err(Error::failed)?;
@@ -80,22 +79,22 @@ fn build(options: &BundleBuild, out: &Output) -> Result<(), Error> {
         components.push(component);
         views.push(view);
     }
-    let kept = options.out.join(format!("{}.erofs", recipe.layer.name));
+    let kept = options.out.join(format!("{}.erofs", recipe.layer_name()));
     place(&image, &kept)?;
     let (mut component, view) =
-        cut(&kept, &recipe.layer.name, ComponentKind::Layer, packed.as_ref().unwrap_or(&store), options)?;
+        cut(&kept, recipe.layer_name(), ComponentKind::Layer, packed.as_ref().unwrap_or(&store), options)?;
     if let Some(packed) = &packed {
         transfer(&read_index(&options.out, &component)?, packed, &store, "placing")?;
     }
     component.layer = Some(Layer {
         verity: seal(&kept, component.length)?,
-        stacks_on: StacksOn::None,
-        persist: Persist::default(),
+        stacks_on: recipe.stacks_on(),
+        persist: recipe.persist(),
         units: Vec::new(),
     });
     components.push(component);
     views.push(view);
-    let bundle_version = options.bundle_version.clone().unwrap_or(recipe.bundle.version);
+    let bundle_version = options.bundle_version.clone().unwrap_or_else(|| recipe.bundle().version.clone());
     let manifest = Manifest { version: 1, kind, name, bundle_version, components };
     let text = manifest.to_bytes();
     // What a node would refuse is not written.
@@ -110,6 +109,59 @@ fn build(options: &BundleBuild, out: &Output) -> Result<(), Error> {
             .collect();
         format!("{}\n{}", view.target, table(&["COMPONENT", "SIZE", "CHUNKS", "NEW"], &rows))
     })
+}
+
+/// A recipe of either kind.
+enum Recipe {
+    /// Of a whole root.
+    Root(recipe::Recipe),
+    /// Of a layer that stacks on one.
+    Stack(stack::recipe::Recipe),
+}
+
+impl Recipe {
+    fn read(path: &Path) -> Result<Self, Error> {
+        let text = read_text(path, recipe::RECIPE_BYTES as u64)?;
+        let read = if stack::recipe::is_stack(&text) {
+            stack::recipe::parse(&text).map(Self::Stack)
+        } else {
+            recipe::parse(&text).map(Self::Root)
+        };
+        read.map_err(|e| Error::input(path, e))
+    }
+
+    fn bundle(&self) -> &Named {
+        match self {
+            Self::Root(recipe) => &recipe.bundle,
+            Self::Stack(recipe) => &recipe.bundle,
+        }
+    }
+
+    fn layer_name(&self) -> &str {
+        match self {
+            Self::Root(recipe) => &recipe.layer.name,
+            Self::Stack(recipe) => &recipe.layer.name,
+        }
+    }
+
+    fn stacks_on(&self) -> StacksOn {
+        match self {
+            Self::Root(_) => StacksOn::None,
+            Self::Stack(recipe) => match recipe.layer.stacks_on {
+                stack::recipe::StacksOn::Any => StacksOn::Any,
+            },
+        }
+    }
+
+    fn persist(&self) -> Persist {
+        match self {
+            Self::Root(_) => Persist::default(),
+            Self::Stack(recipe) => {
+                let persist = recipe.layer.persist.clone();
+                Persist { etc: persist.etc, var: persist.var }
+            }
+        }
+    }
 }
 
 fn name_of(path: &Path, name: &str) -> Result<(Kind, String), Error> {
@@ -151,7 +203,12 @@ fn build_layer(options: &BundleBuild, recipe: &Recipe) -> Result<(PathBuf, Vec<S
     };
     let toolbox = Toolbox::ensure(&say).map_err(|e| failed(&e))?;
     let how = layer::Options { lock: locked.clone(), pinning, fresh: None };
-    let built = layer::build(&toolbox, recipe, &how, &say).map_err(|e| failed(&e))?;
+    let home = options.recipe.parent().unwrap_or(Path::new("."));
+    let built = match recipe {
+        Recipe::Root(recipe) => layer::build(&toolbox, recipe, &how, &say),
+        Recipe::Stack(recipe) => stack::build(&toolbox, recipe, home, &how, &say),
+    };
+    let built = built.map_err(|e| failed(&e))?;
     bar.finish_and_clear();
     if options.update_lock {
         durable::write(&lock_path, lock::format(&built.lock).as_bytes()).map_err(Error::failed)?;

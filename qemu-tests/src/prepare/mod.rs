@@ -4,10 +4,13 @@
 //! This runs outside the lab's namespaces, which have no way to a package mirror. Inside, [`Prepared::locate`] finds it again.
 //!
 //! - [`stamp`]: when a step is done again.
+//! - [`bundles`]: bundles beside the release.
 
+mod bundles;
 pub mod stamp;
 
 use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,6 +20,7 @@ use cairn_image::toolbox;
 
 use crate::dirs::{self, fail};
 use crate::site::{CONTROLLER_NAME, CONTROLLER_PORT};
+use crate::spec::Bundle;
 use stamp::Stamp;
 
 /// Raised when older caches no longer fit.
@@ -114,6 +118,8 @@ pub fn print_init(tools: &Tools) -> Result<PathBuf, Error> {
 pub struct Prepared {
     root: PathBuf,
     address: Ipv4Addr,
+    /// Name of the repository's folder below `root`.
+    repository: String,
 }
 
 impl Prepared {
@@ -123,7 +129,16 @@ impl Prepared {
     /// When there is no cache folder.
     pub fn locate(address: Ipv4Addr) -> Result<Self, Error> {
         let root = toolbox::cache_dir()?.join("lab").join(format!("{FORMAT}-{address}"));
-        Ok(Self { root, address })
+        Ok(Self { root, address, repository: "repo".to_owned() })
+    }
+
+    /// The same with a repository that also has these bundles.
+    #[must_use]
+    pub fn with_bundles(self, bundles: &[Bundle]) -> Self {
+        if bundles.is_empty() {
+            return self;
+        }
+        Self { repository: format!("repo-{}", bundles::key(bundles)), ..self }
     }
 
     /// Keeps everything as it is until the answer is dropped: another lab may want to prepare it anew, from newer programs.
@@ -170,7 +185,7 @@ impl Prepared {
     /// The signed repository.
     #[must_use]
     pub fn repository(&self) -> PathBuf {
-        self.root.join("repo")
+        self.root.join(&self.repository)
     }
 
     /// The controller's base URL by address, for programs that do not ask the site's DNS.
@@ -180,13 +195,19 @@ impl Prepared {
     }
 }
 
-/// Everything that is prepared once for many runs, the release only with a `recipe`; `say` gets one line per step that is really done.
+/// Everything that is prepared once for many runs, the release only with a `recipe`, and with it the further `bundles` that a
+/// rack names; `say` gets one line per step that is really done.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn prepare(address: Ipv4Addr, recipe: Option<&Path>, say: &dyn Fn(&str)) -> Result<Prepared, Error> {
+pub fn prepare(
+    address: Ipv4Addr,
+    recipe: Option<&Path>,
+    bundles: &[Bundle],
+    say: &dyn Fn(&str),
+) -> Result<Prepared, Error> {
     let tools = Tools::find()?;
-    let prepared = Prepared::locate(address)?;
+    let prepared = Prepared::locate(address)?.with_bundles(bundles);
     let root = &prepared.root;
     std::fs::create_dir_all(root).map_err(fail("make", root))?;
     let lock_path = root.join("lock");
@@ -257,12 +278,16 @@ pub fn prepare(address: Ipv4Addr, recipe: Option<&Path>, say: &dyn Fn(&str)) -> 
     step("bundle").run(&made_of, &[&bundle], || {
         vec![call(&tools.cairnctl, &["bundle", "build", &s(recipe), "--out", &s(&bundle), "--uki", &s(&uki)])]
     })?;
-    let repo = prepared.repository();
+    let repo = root.join("repo");
     step("release").run(&made_of, &[&repo], || {
         let copy = Call { program: PathBuf::from("cp"), words: vec!["-a".to_owned(), s(&empty), s(&repo)] };
         let words = ["bundle", "add", &s(&bundle), "--keys", &s(&keys), "--repo", &s(&repo)];
         vec![copy, call(&tools.cairnctl, &words)]
     })?;
+    if !bundles.is_empty() {
+        bundles::prepare(&prepared, &tools, &made_of, bundles, say)?;
+    }
+    let repo = prepared.repository();
     // Online metadata ages by the day; what is published must be fresh.
     let words = ["repo", "refresh", "--keys", &s(&keys), "--repo", &s(&repo)].map(str::to_owned);
     run(&tools.cairnctl, &words, &root.join("refresh.log"))?;
@@ -309,6 +334,17 @@ impl Step<'_> {
         outputs: &[&Path],
         calls: impl FnOnce() -> Vec<Call>,
     ) -> Result<(), Error> {
+        self.run_with(made_of, outputs, calls, &|call, log| run(&call.program, &call.words, log))
+    }
+
+    /// As [`Step::run`], each call done by `how`.
+    fn run_with(
+        &self,
+        made_of: &Stamp,
+        outputs: &[&Path],
+        calls: impl FnOnce() -> Vec<Call>,
+        how: &dyn Fn(&Call, &Path) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let stamp = self.root.join(format!("{}.stamp", self.name));
         if made_of.matches(&stamp) && outputs.iter().all(|output| output.exists()) {
             return Ok(());
@@ -326,7 +362,7 @@ impl Step<'_> {
         let log = self.root.join(format!("{}.log", self.name));
         let _ = std::fs::remove_file(&log);
         for call in calls() {
-            run(&call.program, &call.words, &log)?;
+            how(&call, &log)?;
         }
         Ok(made_of.write(&stamp)?)
     }
@@ -342,5 +378,29 @@ pub fn run(program: &Path, words: &[String], log: &Path) -> Result<(), Error> {
     let clone = file.try_clone().map_err(fail("open", log))?;
     let status = Command::new(program).args(words).stdin(Stdio::null()).stdout(clone).stderr(file).status();
     let status = status.map_err(|source| Error::Run { program: shown.clone(), source })?;
+    if status.success() { Ok(()) } else { Err(Error::Failed { program: shown, status, log: log.to_owned() }) }
+}
+
+/// As [`run`], and `say` gets each line that the program writes to standard error: for what takes minutes.
+fn run_told(program: &Path, words: &[String], log: &Path, say: &dyn Fn(&str)) -> Result<(), Error> {
+    let shown = format!("{} {}", program.display(), words.join(" "));
+    let failed = |source| Error::Run { program: shown.clone(), source };
+    let mut file = File::options().create(true).append(true).open(log).map_err(fail("open", log))?;
+    let clone = file.try_clone().map_err(fail("open", log))?;
+    let mut command = Command::new(program);
+    let mut child = command
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(clone)
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let lines = child.stderr.take().into_iter().flat_map(|stderr| BufReader::new(stderr).split(b'\n'));
+    for line in lines.map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        say(&line);
+        writeln!(file, "{line}").map_err(fail("write", log))?;
+    }
+    let status = child.wait().map_err(failed)?;
     if status.success() { Ok(()) } else { Err(Error::Failed { program: shown, status, log: log.to_owned() }) }
 }

@@ -63,7 +63,29 @@ impl Stamp {
         Ok(self)
     }
 
-    fn digest(&self) -> String {
+    /// Adds a file, or a folder with everything below it, by names and contents. Links are followed.
+    ///
+    /// # Errors
+    /// When something cannot be read.
+    pub fn tree(mut self, path: &Path) -> Result<Self, Error> {
+        if !path.is_dir() {
+            return self.file(path);
+        }
+        let mut entries: Vec<_> = std::fs::read_dir(path)
+            .map_err(fail("list", path))?
+            .flatten()
+            .map(|entry| entry.path())
+            .collect();
+        entries.sort();
+        for entry in entries {
+            self = self.text(&entry.file_name().unwrap_or_default().to_string_lossy()).tree(&entry)?;
+        }
+        Ok(self)
+    }
+
+    /// The hash, hexadecimal.
+    #[must_use]
+    pub fn digest(&self) -> String {
         self.0.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 

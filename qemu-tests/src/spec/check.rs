@@ -9,6 +9,9 @@ use crate::units::Bytes;
 pub(super) fn check(rack: &RackSpec) -> Result<(), String> {
     name("rack", &rack.name)?;
     name("site", &rack.site.name)?;
+    if !rack.site.bundles.is_empty() && !(rack.site.release && rack.site.controller) {
+        return Err("site.bundle needs the site's controller and release".to_owned());
+    }
     if rack.nodes.is_empty() || rack.nodes.len() > MAX_NODES {
         return Err(format!("a rack has 1 to {MAX_NODES} nodes, this one has {}", rack.nodes.len()));
     }

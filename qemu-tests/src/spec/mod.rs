@@ -58,6 +58,9 @@ pub struct Site {
     pub controller: bool,
     /// Whether the release (the bundle recipe) is built and published; nodes whose plan has no bundles need none.
     pub release: bool,
+    /// Bundles beside the release, built and published with it.
+    #[serde(rename = "bundle")]
+    pub bundles: Vec<Bundle>,
     /// Who gives out addresses: `full` (our dnsmasq) or `proxy` (a second, plain one does; ours only says what to boot).
     pub dhcp: DhcpMode,
     /// What UEFI PXE loads over TFTP.
@@ -72,10 +75,22 @@ impl Default for Site {
             subnet: Subnet { network: Ipv4Addr::new(10, 77, 0, 0), prefix: 24 },
             controller: true,
             release: true,
+            bundles: Vec::new(),
             dhcp: DhcpMode::Full,
             uefi_pxe: UefiPxe::Ipxe,
         }
     }
+}
+
+/// A bundle beside the release.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bundle {
+    /// Its recipe; relative to the rack file.
+    pub recipe: PathBuf,
+    /// Its version; default: the recipe's.
+    #[serde(default)]
+    pub version: Option<String>,
 }
 
 /// Who gives out addresses.
@@ -399,6 +414,11 @@ pub fn parse(text: &str, path: &Path) -> Result<RackSpec, Error> {
         }
     };
     relative(&mut rack.site.plan);
+    // Absolute and plain: the path names what was prepared, wherever the lab is started.
+    for bundle in &mut rack.site.bundles {
+        let path = base.join(&bundle.recipe);
+        bundle.recipe = path.canonicalize().unwrap_or(path);
+    }
     rack.nodes.iter_mut().for_each(|node| relative(&mut node.seed));
     Ok(rack)
 }
