@@ -42,13 +42,17 @@ IMAGE_OUT ?= target/image
 IMAGE_FLAGS ?=
 AGENT := target/$(TARGET)/agent/cairn-agent
 
+# A position-independent program relocates itself when it starts; packed, its table has 200 KB less and is read faster.
+# image/tests/common/static_program.rs has the same.
+STATIC_FLAGS := -C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs
+
 .PHONY: toolbox
 toolbox: ## Build the cached Debian root with QEMU, firmware and build tools
 	$(CARGO) run --quiet -p cairn-image -- toolbox ensure
 
 .PHONY: agent
 agent: ## Build the static agent binary
-	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build -p cairn-agent --profile agent --target $(TARGET)
+	RUSTFLAGS="$(STATIC_FLAGS)" $(CARGO) build -p cairn-agent --profile agent --target $(TARGET)
 
 .PHONY: image
 image: agent ## Build kernel, initramfs, UKI, USB image, SBOM into target/image
@@ -70,7 +74,7 @@ lab: lab-tools ## Boot a rack in QEMU and watch it come up (RACK=file, LAB_FLAGS
 
 .PHONY: bench-boot
 bench-boot: lab-tools ## Boot to enrolment beside an init that only prints: CPU time, ratio
-	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --quiet -p cairn-image --bin cairn-print-init --profile agent --target $(TARGET)
+	RUSTFLAGS="$(STATIC_FLAGS)" $(CARGO) build --quiet -p cairn-image --bin cairn-print-init --profile agent --target $(TARGET)
 	target/debug/cairn-lab bench $(LAB_FLAGS)
 
 .PHONY: lab-clean

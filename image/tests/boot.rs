@@ -5,11 +5,14 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/static_program.rs"]
+mod static_program;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::OnceLock;
 
 use cairn_image::build::{self, Options};
@@ -29,29 +32,7 @@ fn workspace() -> PathBuf {
 }
 
 fn print_init() -> PathBuf {
-    const TARGET: &str = "x86_64-unknown-linux-gnu";
-    let status = Command::new(env!("CARGO"))
-        .args([
-            "build",
-            "-q",
-            "-p",
-            "cairn-image",
-            "--bin",
-            "cairn-print-init",
-            "--profile",
-            "agent",
-            "--target",
-            TARGET,
-        ])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .current_dir(workspace())
-        .status()
-        .unwrap();
-    assert!(status.success());
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
-    target.join(TARGET).join("agent/cairn-print-init")
+    static_program::build(&workspace(), "cairn-image", "cairn-print-init", &[])
 }
 
 struct Image {

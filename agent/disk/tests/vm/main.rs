@@ -3,9 +3,12 @@
 //! back. `init.rs` is what runs inside.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../../../image/tests/common/static_program.rs"]
+mod static_program;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use cairn_bundle::verity::{BLOCK_BYTES, TreeBuilder, tree_bytes};
 use cairn_image::build::{self, Options};
@@ -21,19 +24,7 @@ fn workspace() -> PathBuf {
 }
 
 fn vm_init() -> PathBuf {
-    const TARGET: &str = "x86_64-unknown-linux-gnu";
-    let status = Command::new(env!("CARGO"))
-        .args(["build", "-q", "-p", "cairn-disk", "--features", "vm-test", "--bin", "cairn-vm-init"])
-        .args(["--profile", "agent", "--target", TARGET])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .current_dir(workspace())
-        .status()
-        .unwrap();
-    assert!(status.success());
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
-    target.join(TARGET).join("agent/cairn-vm-init")
+    static_program::build(&workspace(), "cairn-disk", "cairn-vm-init", &["vm-test"])
 }
 
 struct Machine {
