@@ -19,7 +19,7 @@ use cairn_image::build::{self, Options};
 use cairn_image::debian::read_in_root;
 use cairn_image::efi::uki;
 use cairn_image::kernel::Flavour;
-use cairn_image::toolbox::Toolbox;
+use cairn_image::toolbox::{Toolbox, Turn};
 use cairn_image::{grub, sbom};
 
 /// What `cairn-print-init` prints.
@@ -67,6 +67,7 @@ fn image() -> &'static Image {
 
 /// Runs QEMU until it powers off by itself, and returns what came over the serial port.
 fn boot(image: &Image, arguments: &[String]) -> String {
+    let _turn = Turn::take().unwrap();
     let mut command = image.toolbox.enter().bind(image.dir.path()).die_with_parent().command("timeout");
     command.args([LIMIT, "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "512"]);
     command.args(["-display", "none", "-serial", "stdio", "-no-reboot", "-nic", "none"]).args(arguments);

@@ -14,7 +14,7 @@ use cairn_bundle::verity::{BLOCK_BYTES, TreeBuilder, tree_bytes};
 use cairn_image::build::{self, Options};
 use cairn_image::debian::read_in_root;
 use cairn_image::kernel::Flavour;
-use cairn_image::toolbox::Toolbox;
+use cairn_image::toolbox::{Toolbox, Turn};
 
 /// Seconds for one power-on, up to three boots: 40 to 60 s alone under TCG.
 const LIMIT: &str = "600";
@@ -51,6 +51,7 @@ impl Machine {
 
     /// Runs until the machine powers itself off; what came over the serial port.
     fn boot(&self, arguments: &str, append: Option<&str>) -> String {
+        let _turn = Turn::take().unwrap();
         let (system, payload) = (self.path("system.img"), self.path("payload.erofs"));
         let mut command = self.toolbox.enter().bind(self.dir.path()).die_with_parent().command("timeout");
         command.args([
