@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use cairn_protocol::inventory::{Cpu, Firmware, Machine, Nic};
+use cairn_protocol::inventory::{Cpu, Firmware, Machine};
 use cairn_protocol::limits::clean_text;
 
 /// Bytes read of one sysfs file: the kernel gives a page at most.
@@ -70,42 +70,6 @@ pub fn tpm(sys: &Path) -> Option<String> {
     })
 }
 
-/// Network interfaces with hardware behind them, by name. The MAC is the one in use; bonds are not made yet when the
-/// inventory is taken first.
-pub fn nics(sys: &Path) -> Vec<Nic> {
-    let entries = fs::read_dir(sys.join("class/net")).into_iter().flatten().flatten();
-    let mut nics: Vec<Nic> = entries
-        .filter_map(|entry| {
-            let dir = entry.path();
-            let device = fs::canonicalize(dir.join("device")).ok()?;
-            let driver = fs::canonicalize(device.join("driver")).ok();
-            let driver = driver.and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
-            Some(Nic {
-                name: entry.file_name().to_string_lossy().into_owned(),
-                mac: read(&dir.join("address")).to_lowercase(),
-                driver: driver.unwrap_or_default(),
-                link: read(&dir.join("carrier")) == "1",
-                // -1 is the kernel's word for unknown.
-                speed_mbps: read(&dir.join("speed")).parse().ok(),
-                path: bus_path(&device),
-            })
-        })
-        .collect();
-    nics.sort_by(|a, b| a.name.cmp(&b.name));
-    nics
-}
-
-/// The bus path of a device, such as `pci-0000:00:03.0`: its nearest ancestor on the PCI bus; empty for others.
-fn bus_path(device: &Path) -> String {
-    let pci = |name: &str| {
-        let parts: Vec<_> = name.split([':', '.']).collect();
-        parts.len() == 4 && parts.iter().all(|part| part.bytes().all(|b| b.is_ascii_hexdigit()))
-    };
-    let names = device.iter().filter_map(|name| name.to_str());
-    let last = names.filter(|name| pci(name)).fold(None, |_, name| Some(name));
-    last.map(|name| format!("pci-{name}")).unwrap_or_default()
-}
-
 /// Processor and memory (bytes) through sysinfo; empty where it cannot read them.
 pub fn cpu_and_memory() -> (Cpu, u64) {
     use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
@@ -163,17 +127,6 @@ mod tests {
         assert_eq!(firmware(sys.path()).kind, "bios");
         assert!(!firmware(sys.path()).secure_boot);
         assert_eq!(tpm(sys.path()), None);
-    }
-
-    #[test]
-    fn bus_paths() {
-        for (device, path) in [
-            ("/sys/devices/pci0000:00/0000:00:03.0/virtio0", "pci-0000:00:03.0"),
-            ("/sys/devices/pci0000:00/0000:00:1c.0/0000:02:00.1", "pci-0000:02:00.1"),
-            ("/sys/devices/platform/soc/eth", ""),
-        ] {
-            assert_eq!(bus_path(Path::new(device)), path);
-        }
     }
 
     #[test]

@@ -6,6 +6,8 @@
 #[path = "refusals/bench.rs"]
 mod bench;
 mod common;
+#[path = "refusals/crashes.rs"]
+mod crashes;
 #[path = "refusals/damage.rs"]
 mod damage;
 #[path = "refusals/disks.rs"]

@@ -11,7 +11,7 @@ use crate::compress::zstd_cached;
 use crate::debian::{self, Package, read_in_root};
 use crate::efi::{uki, usb};
 use crate::error::{self, Error};
-use crate::initramfs::{self, cpio::Tree, firmware, tools};
+use crate::initramfs::{self, cpio::Tree, firmware, lz4, tools};
 use crate::kernel::{Flavour, Kernel};
 use crate::toolbox::Toolbox;
 use crate::trust::Trust;
@@ -125,7 +125,8 @@ pub fn build(options: &Options, progress: &dyn Fn(&str)) -> Result<Built, Error>
 
     progress(&format!("image: compressing {} MB", base.tree.content_bytes() / 1_000_000));
     let base_part = part(&base.tree.archive())?;
-    let agent_part = part(&agent_archive(&agent)?)?;
+    // Five megabytes of code at every boot: zstd would cost as much processor time as a driver.
+    let agent_part = padded(lz4::pack(&agent_archive(&agent)?));
     let trust_part = trust.map(|t| t.archive().and_then(|a| part(&a))).transpose()?.unwrap_or_default();
     let initramfs = [&base_part[..], &agent_part, &trust_part].concat();
 
@@ -235,9 +236,12 @@ fn agent_archive(agent: &[u8]) -> Result<Vec<u8>, Error> {
 /// An archive compressed, and padded so that the next one starts where the kernel looks for it: it skips zeros and
 /// wants an uncompressed archive at a multiple of 4 (`init/initramfs.c`, `unpack_to_rootfs`).
 fn part(archive: &[u8]) -> Result<Vec<u8>, Error> {
-    let mut out = zstd_cached(archive)?;
-    out.resize(out.len().next_multiple_of(4), 0);
-    Ok(out)
+    Ok(padded(zstd_cached(archive)?))
+}
+
+fn padded(mut part: Vec<u8>) -> Vec<u8> {
+    part.resize(part.len().next_multiple_of(4), 0);
+    part
 }
 
 fn check_cmdline(cmdline: &str) -> Result<(), Error> {

@@ -5,18 +5,21 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/static_program.rs"]
+mod static_program;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::OnceLock;
 
 use cairn_image::build::{self, Options};
 use cairn_image::debian::read_in_root;
 use cairn_image::efi::uki;
 use cairn_image::kernel::Flavour;
-use cairn_image::toolbox::Toolbox;
+use cairn_image::toolbox::{Toolbox, Turn};
 use cairn_image::{grub, sbom};
 
 /// What `cairn-print-init` prints.
@@ -29,29 +32,7 @@ fn workspace() -> PathBuf {
 }
 
 fn print_init() -> PathBuf {
-    const TARGET: &str = "x86_64-unknown-linux-gnu";
-    let status = Command::new(env!("CARGO"))
-        .args([
-            "build",
-            "-q",
-            "-p",
-            "cairn-image",
-            "--bin",
-            "cairn-print-init",
-            "--profile",
-            "agent",
-            "--target",
-            TARGET,
-        ])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .current_dir(workspace())
-        .status()
-        .unwrap();
-    assert!(status.success());
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
-    target.join(TARGET).join("agent/cairn-print-init")
+    static_program::build(&workspace(), "cairn-image", "cairn-print-init", &[])
 }
 
 struct Image {
@@ -86,6 +67,7 @@ fn image() -> &'static Image {
 
 /// Runs QEMU until it powers off by itself, and returns what came over the serial port.
 fn boot(image: &Image, arguments: &[String]) -> String {
+    let _turn = Turn::take().unwrap();
     let mut command = image.toolbox.enter().bind(image.dir.path()).die_with_parent().command("timeout");
     command.args([LIMIT, "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "512"]);
     command.args(["-display", "none", "-serial", "stdio", "-no-reboot", "-nic", "none"]).args(arguments);

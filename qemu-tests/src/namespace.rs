@@ -10,6 +10,7 @@ use std::io;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 
+use cairn_image::toolbox::Turn;
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, Uid};
@@ -182,6 +183,7 @@ pub fn run_test_inside(name: &str, body: impl FnOnce()) {
         body();
         return;
     }
+    let _turn = Turn::take().unwrap_or_else(|error| panic!("{error}"));
     let program = std::env::current_exe().unwrap_or_else(|error| panic!("no own path: {error}"));
     let arguments = ["--exact", name, "--nocapture", "--include-ignored", "--test-threads=1"];
     let _janitor = Janitor::start(&groups::run_name());

@@ -11,6 +11,8 @@
 
 use std::path::{Path, PathBuf};
 
+use cairn_image::toolbox::Turn;
+
 use crate::namespace;
 use crate::prepare::{self, Prepared};
 use crate::rack::{Options, Rack};
@@ -27,7 +29,8 @@ pub fn run(name: &str, file: &str, body: impl FnOnce(&mut Rack)) {
     let mut spec = spec::load(&home.join("racks").join(file)).unwrap_or_else(|error| panic!("{error}"));
     let address = spec.site.subnet.host(1);
     if !namespace::inside() {
-        // Outside: prepare with the host's network; the test runs again inside.
+        // Outside: prepare with the host's network; the test runs again inside. What is prepared is everybody's.
+        let _turn = Turn::take().unwrap_or_else(|error| panic!("{error}"));
         let recipe = home.join("../image/recipes/base.toml");
         let recipe = spec.site.release.then_some(&*recipe);
         prepare::prepare(address, recipe, &spec.site.bundles, &|line| eprintln!("{line}"))

@@ -1,31 +1,24 @@
 //! rtnetlink and sysctl: reads [`LinkFacts`], runs [`Op`]s, tells of changes.
 
+mod read;
+mod write;
+
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use cairn_protocol::netplan::Cidr;
 use futures_util::stream::{Stream, TryStreamExt};
 use rtnetlink::packet_core::NetlinkMessage;
-use rtnetlink::packet_route::address::{
-    AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo,
-};
-use rtnetlink::packet_route::link::{
-    BridgeStpState, InfoBond, InfoBridge, InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo,
-    LinkLayerType, LinkMessage,
-};
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope,
-};
-use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::{
-    AddressMessageBuilder, Handle, LinkBond, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVlan,
-    MulticastGroup, RouteMessageBuilder,
-};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, CacheInfo};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 
-use crate::facts::{AddressFact, Ipv6Facts, LinkFacts, PROTOCOL_DHCP, PROTOCOL_STATIC, Route};
-use crate::made::{BondSetting, BridgeSetting, MODE_LACP, Made};
+use self::read::{address_fact, link_facts, relate, route_fact};
+pub(crate) use self::write::address_message;
+use self::write::{made_message, route_message};
+use crate::facts::{Ipv6Facts, LinkFacts};
+use crate::made::Made;
 use crate::op::Op;
 
 /// Where the kernel could not be read or changed.
@@ -234,229 +227,5 @@ pub(crate) fn gone(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink
     match result {
         Err(rtnetlink::Error::NetlinkError(error)) if [-2, -3, -99].contains(&error.raw_code()) => Ok(()),
         other => other,
-    }
-}
-
-fn link_facts(message: &LinkMessage) -> LinkFacts {
-    let six = |bytes: &[u8]| <[u8; 6]>::try_from(bytes).ok();
-    let mut facts = LinkFacts {
-        index: message.header.index,
-        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
-        up: message.header.flags.contains(LinkFlags::Up),
-        carrier: message.header.flags.contains(LinkFlags::LowerUp),
-        ..LinkFacts::default()
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => facts.name.clone_from(name),
-            LinkAttribute::Address(mac) => facts.mac = six(mac).unwrap_or_default(),
-            LinkAttribute::PermAddress(mac) => facts.permanent_mac = six(mac),
-            LinkAttribute::Mtu(mtu) => facts.mtu = *mtu,
-            LinkAttribute::LinkInfo(infos) => {
-                for info in infos {
-                    if let LinkInfo::Kind(kind) = info {
-                        facts.kind = Some(kind.to_string());
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    facts
-}
-
-/// Fills in what needs the names of other links, and what kind of link it is.
-fn relate(facts: &mut LinkFacts, message: &LinkMessage, names: &BTreeMap<u32, String>) {
-    let name = |index: &u32| names.get(index).cloned();
-    let (mut below, mut data) = (None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::Controller(index) => facts.master = name(index),
-            LinkAttribute::Link(index) => below = name(index),
-            LinkAttribute::LinkInfo(infos) => {
-                data = infos
-                    .iter()
-                    .find_map(|info| if let LinkInfo::Data(data) = info { Some(data) } else { None });
-            }
-            _ => {}
-        }
-    }
-    facts.made = match data {
-        Some(InfoData::Vlan(infos)) => {
-            let id = infos.iter().find_map(|info| if let InfoVlan::Id(id) = info { Some(*id) } else { None });
-            id.map(|id| Made::Vlan { id, link: below.unwrap_or_default() })
-        }
-        Some(InfoData::Bridge(infos)) => {
-            let mut set = BridgeSetting::default();
-            for info in infos {
-                match info {
-                    InfoBridge::StpState(state) => set.stp = *state != BridgeStpState::Disabled,
-                    InfoBridge::ForwardDelay(delay) => set.forward_delay = Some(*delay),
-                    _ => {}
-                }
-            }
-            Some(Made::Bridge(set))
-        }
-        Some(InfoData::Bond(infos)) => {
-            let mut set = BondSetting::default();
-            for info in infos {
-                match info {
-                    InfoBond::Mode(mode) => set.mode = u8::from(*mode),
-                    InfoBond::MiiMon(value) => set.miimon = *value,
-                    InfoBond::AdLacpRate(rate) => set.lacp_rate = Some(u8::from(*rate)),
-                    InfoBond::AdSelect(select) => set.ad_select = Some(u8::from(*select)),
-                    InfoBond::MinLinks(value) => set.min_links = *value,
-                    InfoBond::XmitHashPolicy(hash) => set.hash = u8::from(*hash),
-                    InfoBond::UpDelay(value) => set.up_delay = *value,
-                    InfoBond::DownDelay(value) => set.down_delay = *value,
-                    InfoBond::Primary(index) => set.primary = name(index),
-                    _ => {}
-                }
-            }
-            // The kernel tells them for every mode; they mean something for one.
-            if set.mode != MODE_LACP {
-                (set.lacp_rate, set.ad_select) = (None, None);
-            }
-            Some(Made::Bond(set))
-        }
-        _ => None,
-    };
-}
-
-/// The message that makes a link; `below` is the index of a VLAN's link or a bond's primary.
-fn made_message(name: &str, made: &Made, below: u32) -> LinkMessage {
-    match made {
-        Made::Vlan { id, .. } => LinkVlan::new(name, below, *id).build(),
-        Made::Bridge(set) => {
-            let state = if set.stp { BridgeStpState::KernelStp } else { BridgeStpState::Disabled };
-            let builder = LinkBridge::new(name).stp_state(state);
-            match set.forward_delay {
-                Some(delay) => builder.forward_delay(delay).build(),
-                None => builder.build(),
-            }
-        }
-        Made::Bond(set) => {
-            let mut builder = LinkBond::new(name)
-                .mode(set.mode.into())
-                .miimon(set.miimon)
-                .min_links(set.min_links)
-                .xmit_hash_policy(set.hash.into());
-            // The kernel refuses delays that miimon does not divide, and LACP words without LACP.
-            if set.up_delay > 0 {
-                builder = builder.updelay(set.up_delay);
-            }
-            if set.down_delay > 0 {
-                builder = builder.downdelay(set.down_delay);
-            }
-            if let (Some(rate), Some(select)) = (set.lacp_rate, set.ad_select) {
-                builder = builder.ad_lacp_rate(rate.into()).ad_select(select.into());
-            }
-            if set.primary.is_some() {
-                builder = builder.primary(below);
-            }
-            builder.build()
-        }
-    }
-}
-
-fn address_fact(message: &AddressMessage) -> Option<AddressFact> {
-    let (mut address, mut local, mut seconds, mut flags) = (None, None, None, AddressFlags::empty());
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Address(ip) => address = Some(*ip),
-            // On a point-to-point link the address is the peer's and this one is ours.
-            AddressAttribute::Local(ip) => local = Some(*ip),
-            AddressAttribute::CacheInfo(life) => seconds = Some(life.ifa_valid).filter(|s| *s != u32::MAX),
-            AddressAttribute::Flags(set) => flags = *set,
-            _ => {}
-        }
-    }
-    let cidr = Cidr::new(local.or(address)?, message.header.prefix_len)?;
-    Some(AddressFact {
-        cidr,
-        seconds,
-        global: message.header.scope == AddressScope::Universe,
-        automatic: !cidr.is_ipv4() && !flags.contains(AddressFlags::Permanent),
-        tentative: flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed)
-            && !flags.contains(AddressFlags::Optimistic),
-    })
-}
-
-fn route_fact(message: &RouteMessage) -> Option<(u32, Route)> {
-    let protocol = u8::from(message.header.protocol);
-    if ![PROTOCOL_STATIC, PROTOCOL_DHCP].contains(&protocol) {
-        return None;
-    }
-    let v4 = message.header.address_family == AddressFamily::Inet;
-    let ip = |address: &RouteAddress| match address {
-        RouteAddress::Inet(ip) => Some(IpAddr::V4(*ip)),
-        RouteAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
-        _ => None,
-    };
-    let (mut to, mut via, mut index, mut metric, mut table) =
-        (None, None, None, 0, u32::from(message.header.table));
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(address) => to = ip(address),
-            RouteAttribute::Gateway(address) => via = ip(address),
-            RouteAttribute::Oif(oif) => index = Some(*oif),
-            RouteAttribute::Priority(priority) => metric = *priority,
-            RouteAttribute::Table(id) => table = *id,
-            _ => {}
-        }
-    }
-    let any = if v4 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-    let to = Cidr::new(to.unwrap_or(any), message.header.destination_prefix_length)?;
-    let on_link = message.header.flags.contains(RouteFlags::Onlink);
-    Some((index?, Route { to, via, metric, table, on_link, protocol }))
-}
-
-pub(crate) fn address_message(index: u32, cidr: Cidr) -> AddressMessage {
-    match cidr.address() {
-        IpAddr::V4(ip) => {
-            AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(ip, cidr.prefix()).build()
-        }
-        IpAddr::V6(ip) => {
-            AddressMessageBuilder::<Ipv6Addr>::new().index(index).address(ip, cidr.prefix()).build()
-        }
-    }
-}
-
-fn route_message(index: u32, route: &Route) -> RouteMessage {
-    fn finish<T>(builder: RouteMessageBuilder<T>, index: u32, route: &Route) -> RouteMessage {
-        let mut builder = builder
-            .output_interface(index)
-            .table_id(route.table)
-            .protocol(RouteProtocol::from(route.protocol))
-            .scope(if route.via.is_none() && route.to.is_ipv4() {
-                RouteScope::Link
-            } else {
-                RouteScope::Universe
-            });
-        if route.metric != 0 {
-            builder = builder.priority(route.metric);
-        }
-        if route.on_link {
-            builder = builder.onlink();
-        }
-        builder.build()
-    }
-    match route.to.address() {
-        IpAddr::V4(to) => {
-            let mut builder =
-                RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(to, route.to.prefix());
-            if let Some(IpAddr::V4(via)) = route.via {
-                builder = builder.gateway(via);
-            }
-            finish(builder, index, route)
-        }
-        IpAddr::V6(to) => {
-            let mut builder =
-                RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(to, route.to.prefix());
-            if let Some(IpAddr::V6(via)) = route.via {
-                builder = builder.gateway(via);
-            }
-            finish(builder, index, route)
-        }
     }
 }

@@ -86,6 +86,13 @@ impl Modules {
         }
     }
 
+    /// Keeps a device that urgency alone would not let wait for the last.
+    pub fn put_off(&mut self, modalias: &str) {
+        if !self.tried.contains(modalias) {
+            self.waiting.insert((Urgency::Rest, modalias.to_owned()));
+        }
+    }
+
     /// Loads what waits with an urgency of `which`.
     pub fn catch_up(&mut self, which: &[Urgency]) -> (usize, Vec<String>) {
         let (mut count, mut troubles) = (0, Vec::new());

@@ -1,14 +1,15 @@
 //! `devices`: kernel modules for the hardware that is there; disks looked through for a state partition.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cairn_protocol::stage::Stage;
 
 use crate::clock;
 use crate::engine::Outcome;
+use crate::kmod::ahci;
 use crate::kmod::load::Modules;
 use crate::kmod::urgency::Urgency;
 use crate::worker::context::Context;
@@ -70,11 +71,18 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
     context
         .console
         .note(Stage::Devices, format!("{loaded} modules loaded, {nics} network interfaces, {disks} disks"));
+    context.disks_seen = disks > 0;
     if disks == 0 {
         return Outcome::Done;
     }
     catch_up(context, &[Urgency::Disk]);
     super::installed::find(context).await
+}
+
+/// Whether there are disks now where none was when an installation was looked for: a driver that could wait found them,
+/// or they were slow. What is installed on them, and whose key they hold, is to be found out before anything else.
+pub(crate) fn disks_came_late(context: &Context) -> bool {
+    !context.options.hosted && !context.disks_seen && context.disk.is_none() && !disks().is_empty()
 }
 
 /// Whether the kernel has randomness: since Linux 5.6 `/dev/random` waits for that alone (random(4)).
@@ -131,7 +139,11 @@ fn tell(context: &Context, troubles: &[String]) {
 /// Requests a module for every urgent device that sysfs shows, and notes the others.
 fn walk(modules: &mut Modules) -> (usize, Vec<String>) {
     let (mut loaded, mut troubles) = (0, Vec::new());
-    for modalias in modaliases(Path::new("/sys/bus")) {
+    for (modalias, devices) in modaliases(Path::new("/sys/bus")) {
+        if ahci::is_ahci(&modalias) && devices.iter().all(|device| ahci::is_empty(device)) {
+            modules.put_off(&modalias);
+            continue;
+        }
         let (count, more) = modules.request_if_urgent(&modalias);
         loaded += count;
         troubles.extend(more);
@@ -139,15 +151,18 @@ fn walk(modules: &mut Modules) -> (usize, Vec<String>) {
     (loaded, troubles)
 }
 
-/// Every modalias below `buses` (`/sys/bus`).
-fn modaliases(buses: &Path) -> BTreeSet<String> {
+/// Every modalias below `buses` (`/sys/bus`), with the devices that have it.
+fn modaliases(buses: &Path) -> BTreeMap<String, Vec<PathBuf>> {
     let list = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    list(buses)
-        .flat_map(|bus| list(&bus.join("devices")).collect::<Vec<_>>())
-        .filter_map(|device| fs::read_to_string(device.join("modalias")).ok())
-        .map(|text| text.trim().to_owned())
-        .filter(|text| !text.is_empty())
-        .collect()
+    let mut found = BTreeMap::<String, Vec<PathBuf>>::new();
+    for device in list(buses).flat_map(|bus| list(&bus.join("devices")).collect::<Vec<_>>()) {
+        let Ok(text) = fs::read_to_string(device.join("modalias")) else { continue };
+        let modalias = text.trim();
+        if !modalias.is_empty() {
+            found.entry(modalias.to_owned()).or_default().push(device);
+        }
+    }
+    found
 }
 
 /// Whether a driver that was bound still looks for its disks: SCSI hosts and NVMe controllers without any.

@@ -1,10 +1,14 @@
 //! `disks`: selectors resolved, disks partitioned, file systems made and mounted.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
+use cairn_bundle::durable::{self, FileError};
 use cairn_disk::discover::{self, Found, Sources};
 use cairn_disk::error::DiskError;
+use cairn_disk::generation::copy_metadata;
 use cairn_disk::mounts::{self, Mounts};
 use cairn_disk::system::{self, SystemDisk};
 use cairn_disk::tool::Tools;
@@ -17,6 +21,8 @@ use crate::container::Machine;
 use crate::engine::{Outcome, Trouble};
 use crate::worker::context::Context;
 
+/// The newest release metadata that this node has seen, on STATE and below /run: what is older is refused.
+pub(super) const RELEASE_METADATA: &str = "tuf";
 /// Modules of the file systems on the system disk.
 const MODULES: [&str; 5] = ["ext4", "vfat", "nls_cp437", "nls_ascii", "loop"];
 
@@ -95,9 +101,10 @@ async fn disks(context: &mut Context) -> Result<(), Trouble> {
     let mounts = Mounts::below(&context.paths.run());
     let console = Arc::clone(&context.console);
     let known = context.disk.clone();
+    let floor = context.paths.in_run(RELEASE_METADATA);
     let disk = super::blocking(move || {
         let chosen = choose::system(&found, &wanted, &site, &node)?;
-        prepare(chosen, known, &wanted, reinstall, &mounts, &|line| {
+        prepare(chosen, known, &wanted, reinstall, &mounts, &floor, &|line| {
             console.note(Stage::Disks, line);
         })
     })
@@ -108,13 +115,15 @@ async fn disks(context: &mut Context) -> Result<(), Trouble> {
     keep_on_state(context)
 }
 
-/// Partitions where it must, and mounts. `known` is the disk that this process has mounted.
+/// Partitions where it must, and mounts. `known` is the disk that this process has mounted; `floor` is where the newest
+/// release metadata survives a disk that is made anew.
 fn prepare(
     chosen: &Found,
     known: Option<SystemDisk>,
     wanted: &plan::SystemDisk,
     reinstall: u64,
     mounts: &Mounts,
+    floor: &Path,
     say: &dyn Fn(&str),
 ) -> Result<SystemDisk, DiskError> {
     let tools = Tools::default();
@@ -136,10 +145,33 @@ fn prepare(
         return Ok(disk);
     }
     say("a reinstall was ordered: the disk is made anew");
+    let seen = mounts.state.join(RELEASE_METADATA);
+    if let Err(error) = clear(floor).and_then(|()| carry(&seen, floor)) {
+        // A disk that cannot be read is what a reinstall may be for.
+        say(&format!("older releases will not be told from newer ones: {error}"));
+    }
     unmount(mounts)?;
     let disk = system::prepare(chosen, wanted, &tools, true, say)?;
     disk.mount(mounts, &tools)?;
     Ok(disk)
+}
+
+/// Copies release metadata to `to` where there is none: whole, or not at all.
+fn carry(from: &Path, to: &Path) -> Result<(), DiskError> {
+    if to.exists() || !from.is_dir() {
+        return Ok(());
+    }
+    let new = to.with_extension("new");
+    clear(&new)?;
+    copy_metadata(from, &new)?;
+    Ok(durable::rename(&new, to)?)
+}
+
+fn clear(dir: &Path) -> Result<(), DiskError> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(FileError::at("remove", dir)(error).into()),
+        _ => Ok(()),
+    }
 }
 
 fn unmount(mounts: &Mounts) -> Result<(), DiskError> {
@@ -160,6 +192,8 @@ pub(super) fn keep_on_state(context: &mut Context) -> Result<(), Trouble> {
             .map_err(|error| Trouble::waiting(error.to_string(), "the node tries again by itself"))?;
     }
     context.spool.attach(&state);
+    // Of a disk before this one, or of a walk without a disk.
+    carry(&context.paths.in_run(RELEASE_METADATA), &state.join(RELEASE_METADATA)).map_err(|e| trouble(&e))?;
     super::time::keep_time(context);
     super::plan::keep_floor_on_state(context);
     Ok(())

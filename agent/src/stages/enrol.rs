@@ -152,7 +152,8 @@ fn inventory(context: &Context) -> Inventory {
         machine: inventory::machine(sys),
         cpu,
         memory_bytes,
-        nics: inventory::nics(sys),
+        // Bonds are not made yet when the inventory is taken first: the address in use is the factory's.
+        nics: cairn_net::links::nics(sys, |_| None),
         disks: context.report.status().inventory.disks,
         firmware: inventory::firmware(sys),
         tpm: inventory::tpm(sys),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use cairn_protocol::stage::Stage;
 
+use super::disks::RELEASE_METADATA;
 use super::plan;
 use crate::engine::{Outcome, Trouble};
 use crate::fetch::{self, FetchError, Pace, Places};
@@ -32,8 +33,8 @@ async fn fetch(context: &mut Context) -> Result<(), Trouble> {
             .from(Stage::Time)
     })?;
     let root = context.trust.as_ref().map(|trust| trust.root.clone()).unwrap_or_default();
-    let store =
-        if context.has_state() { context.paths.state().join("tuf") } else { context.paths.in_run("tuf") };
+    let store = if context.has_state() { context.paths.state() } else { context.paths.run() };
+    let store = store.join(RELEASE_METADATA);
     let export = context.paths.in_run("tuf-export");
     let (now, bundles) = (context.clock.now(), &accepted.assignment.bundles);
     let release = release::fetch(&uplink, &root, now, &store, &export, &accepted.etag, bundles)

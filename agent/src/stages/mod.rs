@@ -22,7 +22,7 @@ use crate::uplink::UplinkError;
 use crate::worker::context::Context;
 
 pub(crate) use activate::stage as stage_generation;
-pub(crate) use devices::rest as load_the_rest;
+pub(crate) use devices::{disks_came_late, rest as load_the_rest};
 pub(crate) use disks::machine_disks;
 pub(crate) use enrol::wants_renewal;
 pub(crate) use handover::BOOTS;

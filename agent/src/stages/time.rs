@@ -63,6 +63,7 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
             if let Some(outcome) = believe(context, time) {
                 return outcome;
             }
+            uplink.judge_dates();
             super::network::reached(context);
             context.report.update(|facts| facts.controller = uplink.current());
             context.uplink = Some(uplink);

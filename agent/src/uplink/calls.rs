@@ -78,7 +78,8 @@ impl Uplink {
         }
     }
 
-    /// The signed time, proven to answer a nonce of this moment, and the controller's keys.
+    /// The signed time, proven to answer a nonce of this moment, and the controller's keys. Once it is believed,
+    /// [`Uplink::judge_dates`] lets the connection serve on.
     ///
     /// # Errors
     /// [`UplinkError`].
@@ -96,8 +97,6 @@ impl Uplink {
         let answer = success(self.ask(&ask).await?)?;
         let signed: SignedTime = json(WHAT, &answer.body)?;
         let (time, keys) = signed.verify(self.pin, &nonce)?;
-        // This connection's dates were not judged; nothing else is asked on it.
-        self.pool().clear();
         Ok((time, keys, signed.keys))
     }
 

@@ -11,7 +11,7 @@ use hyper::header::{CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -57,6 +57,8 @@ pub(super) struct Connection {
     number: usize,
     dates: Dates,
     as_node: bool,
+    /// The server's name and chain; none on a plain connection.
+    peer: Option<(ServerName<'static>, Vec<CertificateDer<'static>>)>,
     sender: SendRequest<Full<Bytes>>,
 }
 
@@ -71,6 +73,17 @@ impl Connection {
 
     pub(super) fn is_open(&self) -> bool {
         !self.sender.is_closed()
+    }
+
+    /// For a connection whose dates were not judged: judges them by `judge`. False where it must not be used any more.
+    pub(super) fn judge_dates(
+        &mut self,
+        judge: impl Fn(&ServerName<'_>, &[CertificateDer<'_>]) -> bool,
+    ) -> bool {
+        let good =
+            self.dates == Dates::Judged || self.peer.as_ref().is_some_and(|(name, chain)| judge(name, chain));
+        self.dates = Dates::Judged;
+        good
     }
 
     /// Connects to `base`, `https://host[:port]`.
@@ -92,13 +105,15 @@ impl Connection {
             .map_err(|source| UplinkError::Connect { url: url(), source })?;
         // Questions are small and wait for their answers.
         let _ = stream.set_nodelay(true);
-        let stream = timeout(CONNECT * 2, TlsConnector::from(tls).connect(name, stream))
+        let stream = timeout(CONNECT * 2, TlsConnector::from(tls).connect(name.clone(), stream))
             .await
             .map_err(late("finish the TLS handshake"))?
             .map_err(|error| match pin_mismatch(&error) {
                 Some(source) => UplinkError::Pin { url: url(), source },
                 None => UplinkError::Tls { url: url(), why: error.to_string() },
             })?;
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let peer = Some((name, chain.iter().map(|certificate| certificate.clone().into_owned()).collect()));
         let (sender, connection) = Builder::new()
             .max_buf_size(HEAD_BYTES)
             .handshake(TokioIo::new(stream))
@@ -108,7 +123,7 @@ impl Connection {
             // Its errors are those of the questions on it.
             let _ = connection.await;
         });
-        Ok(Self { number, dates, as_node, sender })
+        Ok(Self { number, dates, as_node, peer, sender })
     }
 
     /// Asks, and reads the answer within its limits.
@@ -197,7 +212,7 @@ pub(crate) async fn plain_get(url: &str, what: &'static str, limit: usize) -> Re
     tokio::spawn(async move {
         let _ = connection.await;
     });
-    let mut connection = Connection { number: 0, dates: Dates::Ignored, as_node: false, sender };
+    let mut connection = Connection { number: 0, dates: Dates::Ignored, as_node: false, peer: None, sender };
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let ask = Ask {

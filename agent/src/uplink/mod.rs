@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cairn_protocol::ids::Sha256Digest;
+use rustls::pki_types::{CertificateDer, ServerName};
 
 use crate::clock::Clock;
 use crate::identity::Credential;
@@ -64,6 +65,15 @@ impl Uplink {
     pub fn use_credential(&self, credential: Option<Arc<Credential>>) {
         self.state().credential = credential;
         self.pool().clear();
+    }
+
+    /// The clock is trusted now: the dates of the connections on which the time was asked are judged after all. One that
+    /// passes serves on, and saves a handshake; any other is closed.
+    pub fn judge_dates(&self) {
+        let judge = |name: &ServerName<'_>, chain: &[CertificateDer<'_>]| {
+            tls::is_valid_now(self.pin, &self.clock, chain, name)
+        };
+        self.pool().retain_mut(|connection| connection.judge_dates(judge));
     }
 
     /// The controller that answered last.

@@ -74,6 +74,18 @@ pub(super) fn config(
     Ok(Arc::new(config))
 }
 
+/// Whether a chain that was accepted without its dates, leaf first, is valid now for `host` as well.
+pub(super) fn is_valid_now(
+    pin: Sha256Digest,
+    clock: &Arc<Clock>,
+    chain: &[CertificateDer<'_>],
+    host: &ServerName<'_>,
+) -> bool {
+    let provider = Arc::new(ring::default_provider());
+    let verifier = PinVerifier { pin, clock: Arc::clone(clock), dates: Dates::Judged, provider };
+    chain.split_first().is_some_and(|(leaf, rest)| verifier.judge(leaf, rest, host).is_ok())
+}
+
 /// SHA-256 of a certificate's SubjectPublicKeyInfo, DER.
 fn key_digest(certificate: &CertificateDer<'_>) -> Option<Sha256Digest> {
     let anchor = anchor_from_trusted_cert(certificate).ok()?;
@@ -95,15 +107,14 @@ fn sequence(content: &[u8]) -> Vec<u8> {
     der
 }
 
-impl ServerCertVerifier for PinVerifier {
-    fn verify_server_cert(
+impl PinVerifier {
+    /// Whether the chain is the pinned CA's, for this name, and, where dates are judged, valid now.
+    fn judge(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
+    ) -> Result<(), rustls::Error> {
         let digests: Vec<_> =
             intermediates.iter().map(|certificate| (key_digest(certificate), certificate)).collect();
         let Some((_, ca)) = digests.iter().find(|(digest, _)| *digest == Some(self.pin)) else {
@@ -139,7 +150,20 @@ impl ServerCertVerifier for PinVerifier {
             webpki::Error::CertNotValidForName(_) => CertificateError::NotValidForName.into(),
             webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer.into(),
             other => rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(other)))),
-        })?;
+        })
+    }
+}
+
+impl ServerCertVerifier for PinVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.judge(end_entity, intermediates, server_name)?;
         Ok(ServerCertVerified::assertion())
     }
 

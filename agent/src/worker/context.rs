@@ -88,6 +88,8 @@ pub struct Context {
     pub assignment: Option<Accepted>,
     /// The manifests that release metadata and assignment agree on, and the metadata that authorises them.
     pub release: Option<Release>,
+    /// Whether there were disks when an installation was looked for.
+    pub disks_seen: bool,
     /// The system disk, where there is one.
     pub disk: Option<cairn_disk::system::SystemDisk>,
     /// The installed generation that this boot runs.
@@ -137,6 +139,7 @@ impl Context {
             renewal_tried: None,
             assignment: None,
             release: None,
+            disks_seen: false,
             disk: None,
             chosen: None,
             asks_since: None,

@@ -94,15 +94,17 @@ async fn walk(options: WorkerOptions) {
         }
         let limit = time_limit(stage, context.speed());
         deadline.store((clock::since_boot() + limit + SLACK).as_secs(), Ordering::Relaxed);
-        let outcome = match tokio::time::timeout(limit, stages::run(stage, &mut context)).await {
+        let mut outcome = match tokio::time::timeout(limit, stages::run(stage, &mut context)).await {
             Ok(outcome) => outcome,
             Err(_) => Outcome::Wait(Trouble::waiting(
                 format!("{stage} took longer than {} s and was broken off", limit.as_secs()),
                 "see the lines above; it is tried again",
             )),
         };
-        if matches!(outcome, Outcome::Wait(_)) {
+        if let Outcome::Wait(trouble) = outcome {
             stages::load_the_rest(&mut context);
+            let late = stages::disks_came_late(&context);
+            outcome = Outcome::Wait(if late { trouble.from(Stage::Devices) } else { trouble });
         }
         step = engine.outcome(outcome, clock::since_boot(), random());
     }

@@ -14,6 +14,7 @@
 //! | [`module`] | loading kernel modules |
 //! | [`packet`] | packet sockets for DHCP and ARP |
 //! | [`power`] | reboot, power off |
+//! | [`registers`] | registers of PCI devices, read |
 //! | [`uevent`] | the kernel's device events |
 //! | [`watchdog`] | the hardware watchdog |
 //! | [`xattr`] | extended attributes of files |
@@ -30,6 +31,7 @@ pub mod loops;
 pub mod module;
 pub mod packet;
 pub mod power;
+pub mod registers;
 pub mod uevent;
 pub mod watchdog;
 pub mod xattr;

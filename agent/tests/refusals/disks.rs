@@ -1,13 +1,14 @@
 //! Disks that must not be taken. A file stands for the disk; its partitions are loop devices, its file systems real.
 
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use cairn_disk::layout::{MARK, MARK_AT};
 use cairn_protocol::stage::Stage;
 
-use crate::bench::{PLAN, Site};
+use crate::bench::{PLAN, Site, copy};
 use crate::common::Node;
 
 /// Bytes of a disk that is large enough: 256 MiB, 256 MiB, 1 GiB and what lies between.
@@ -52,14 +53,21 @@ impl Racked {
     }
 }
 
-impl Drop for Racked {
-    fn drop(&mut self) {
+impl Racked {
+    /// Power off: the agent is gone, and nothing is mounted.
+    fn off(&mut self) {
         self.node.kill();
         for name in ["esp", "data", "state"] {
             let path = self.node.run(name);
             let _ =
                 Command::new("umount").arg("--quiet").arg(path).stderr(std::process::Stdio::null()).status();
         }
+    }
+}
+
+impl Drop for Racked {
+    fn drop(&mut self) {
+        self.off();
     }
 }
 
@@ -138,4 +146,40 @@ fn an_unfinished_disk_is_taken_again() {
     racked.start();
     racked.node.wait_done(Stage::Verify);
     site.installed(&racked.node, "good.erofs");
+}
+
+/// Marks the installation as finished, as `activate` does when the loaders are written; there are none for a hosted node.
+fn finish(racked: &Racked, disk: &Path) {
+    let record = cairn_disk::record::InstallRecord {
+        version: 1,
+        site: "s1".parse().unwrap(),
+        node: "n1".parse().unwrap(),
+        reinstall: 0,
+        plan: cairn_protocol::plan::Plan::parse(PLAN).unwrap().disks.unwrap(),
+    };
+    cairn_disk::record::write(&racked.node.run("state"), &record).unwrap();
+    let disk = File::options().write(true).open(disk).unwrap();
+    disk.write_all_at(&[0; MARK.len()], MARK_AT).unwrap();
+}
+
+/// A disk that is made anew takes the newest release metadata over: what was withdrawn before stays withdrawn.
+#[test]
+fn an_older_release_after_a_reinstall() {
+    let site = Site::new(PLAN);
+    let (metadata, before) = (site.repo().join("metadata"), site.made.join("before"));
+    copy(&metadata, &before);
+    site.refresh_and_publish();
+    let mut racked = Racked::new(&site, &["a"], ENOUGH);
+    racked.start();
+    racked.node.wait_done(Stage::Verify);
+    racked.node.kill();
+    finish(&racked, &racked.disk("a"));
+    racked.off();
+    site.controller.cairnctl(&["node", "reinstall", "s1", "n1", "--yes"]);
+    copy(&before, &metadata);
+    racked.start();
+    racked.node.wait_for("a disk made anew", |line| line.to_string().contains("the disk is made anew"));
+    site.refused(&racked.node, "n1", "metadata-rollback");
+    copy(&site.made.join("R/metadata"), &metadata);
+    racked.goes_on(&site);
 }

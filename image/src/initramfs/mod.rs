@@ -6,6 +6,7 @@
 
 pub mod cpio;
 pub mod firmware;
+pub mod lz4;
 pub mod modules;
 pub mod tools;
 pub mod unpack;

@@ -7,6 +7,7 @@
 mod enter;
 mod mirror;
 mod packages;
+mod turn;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -18,6 +19,7 @@ use sha2::{Digest, Sha256};
 pub use enter::Enter;
 pub use mirror::{MIRROR_VARIABLE, Mirrors, SECURITY_VARIABLE};
 pub use packages::{EXCLUDED_PATHS, FORMAT, PACKAGES, SUITE};
+pub use turn::Turn;
 
 /// Keyring that Debian's `debian-archive-keyring` installs; on bookworm it knows trixie's keys.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";

@@ -170,12 +170,29 @@ fn start(serve: Serve) -> anyhow::Result<()> {
 }
 
 fn log_to_stderr(format: LogFormat) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CAIRN_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let wanted = std::env::var_os("CAIRN_LOG").map(|text| text.to_string_lossy().into_owned());
+    let (filter, wrong) = log_filter(wanted.as_deref());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+    if let Some(error) = wrong {
+        tracing::warn!(
+            value = wanted,
+            error,
+            "CAIRN_LOG is not a filter; write it like `info,cairn_controller=debug`"
+        );
+    }
+}
+
+/// What is logged for a value of `CAIRN_LOG`, and why not what it says.
+fn log_filter(wanted: Option<&str>) -> (tracing_subscriber::EnvFilter, Option<String>) {
+    use tracing_subscriber::EnvFilter;
+    match wanted.filter(|text| !text.trim().is_empty()).map(EnvFilter::try_new) {
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(error)) => (EnvFilter::new("info"), Some(error.to_string())),
+        None => (EnvFilter::new("info"), None),
     }
 }
 
@@ -184,4 +201,20 @@ fn raise_file_limit() -> nix::Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_filter_that_cannot_be_read_is_told_and_info_is_logged() {
+        for (wanted, filter, wrong) in [
+            (None, "info", false),
+            (Some(" "), "info", false),
+            (Some("debug"), "debug", false),
+            (Some("cairn_controller=loud"), "info", true),
+        ] {
+            let (found, error) = super::log_filter(wanted);
+            assert_eq!((found.to_string().as_str(), error.is_some()), (filter, wrong), "{wanted:?}");
+        }
+    }
 }

@@ -29,10 +29,17 @@ pub const STEP_LOG_LINES: usize = 8;
 /// Characters of one event's or one waiting reason's text; longer ones are cut.
 pub const TEXT_CHARS: usize = 400;
 
-/// `text` cut to [`TEXT_CHARS`] characters, control characters replaced, so that a hostile peer's text
-/// cannot draw on a console or fill a log.
+/// `text` cut to [`TEXT_CHARS`] characters, control characters and line breaks replaced, marks that turn the direction of
+/// writing left out, so that a hostile peer's text cannot draw on a console, fill a log, or read as what it is not.
 pub fn clean_text(text: &str) -> String {
-    text.chars().take(TEXT_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    let blank = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    let kept = text.chars().filter(|c| !turns_direction(*c)).take(TEXT_CHARS);
+    kept.map(|c| if blank(c) { ' ' } else { c }).collect()
+}
+
+/// Unicode's `Bidi_Control` (PropList.txt): with them `exe.gpj` is shown for `jpg.exe`.
+fn turns_direction(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The input was longer than its limit and was not parsed.
@@ -53,4 +60,25 @@ pub struct TooLong {
 /// [`TooLong`], naming `what`.
 pub fn check(what: &'static str, bytes: &[u8], limit: usize) -> Result<(), TooLong> {
     if bytes.len() > limit { Err(TooLong { what, length: bytes.len(), limit }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_others_is_made_harmless() {
+        for (text, clean) in [
+            ("\u{1b}[2Jgone\r\nnext", " [2Jgone  next"),
+            ("a\u{202e}gpj.exe\u{202c}", "agpj.exe"),
+            ("\u{2066}x\u{2069}\u{200f}\u{61c}", "x"),
+            ("one\u{2028}two", "one two"),
+            ("Käse, \u{5e9}\u{5dc}", "Käse, \u{5e9}\u{5dc}"),
+        ] {
+            assert_eq!(clean_text(text), clean);
+        }
+        assert_eq!(clean_text(&"ä".repeat(1000)).chars().count(), TEXT_CHARS);
+        // What is left out does not count.
+        assert_eq!(clean_text(&format!("{}end", "\u{202e}".repeat(1000))), "end");
+    }
 }

@@ -5,8 +5,8 @@
 //! signature for one use is worth nothing in another.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
-use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use ed25519_dalek::{Signer as _, SigningKey};
+use ring::signature::{ECDSA_P256_SHA256_ASN1, ED25519, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::Sha256Digest;
@@ -131,7 +131,8 @@ pub enum SignedError {
 /// The controller's signing key, proven to hang on the pinned CA key. Holding one is the proof.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustedKeys {
-    key: VerifyingKey,
+    /// Ed25519. It is used by ring, as all that a node verifies: one implementation is loaded and trusted.
+    key: [u8; 32],
 }
 
 fn malformed(what: &'static str) -> impl Fn(&dyn std::fmt::Display) -> SignedError {
@@ -159,7 +160,7 @@ impl ControllerKeys {
         let statement: KeysStatement = serde_json::from_str(&self.payload).map_err(|e| bad(&e))?;
         let mut key = [0; 32];
         hex::decode_to_slice(&statement.signing_key, &mut key).map_err(|e| bad(&e))?;
-        Ok(TrustedKeys { key: VerifyingKey::from_bytes(&key).map_err(|e| bad(&e))? })
+        Ok(TrustedKeys { key })
     }
 }
 
@@ -186,9 +187,8 @@ impl Envelope {
     pub fn open(&self, domain: Domain, keys: &TrustedKeys, what: &'static str) -> Result<&str, SignedError> {
         let bad = malformed(what);
         let raw = BASE64.decode(&self.signature).map_err(|e| bad(&e))?;
-        let signature = ed25519_dalek::Signature::from_slice(&raw).map_err(|e| bad(&e))?;
-        keys.key
-            .verify_strict(&domain.message(self.payload.as_bytes()), &signature)
+        UnparsedPublicKey::new(&ED25519, keys.key)
+            .verify(&domain.message(self.payload.as_bytes()), &raw)
             .map_err(|_| SignedError::Signature { what })?;
         Ok(&self.payload)
     }

@@ -115,18 +115,13 @@ impl Store {
         if new.exists() {
             fs::remove_dir_all(&new).map_err(DiskError::io("remove", &new))?;
         }
-        for dir in [new.clone(), new.join("manifests"), new.join("tuf")] {
+        for dir in [new.clone(), new.join("manifests")] {
             make_directory(&dir)?;
         }
         for manifest in manifests {
             durable::write(&new.join(format!("manifests/{}.json", Sha256Digest::of(manifest))), manifest)?;
         }
-        let copied = copy_metadata(tuf, &new.join("tuf"), METADATA_FILES)?;
-        let history = tuf.join(HISTORY);
-        if history.is_dir() {
-            make_directory(&new.join("tuf").join(HISTORY))?;
-            copy_metadata(&history, &new.join("tuf").join(HISTORY), METADATA_FILES - copied)?;
-        }
+        copy_metadata(tuf, &new.join("tuf"))?;
         write_json(&new.join("status.json"), &status)?;
         write_json(&new.join("generation.json"), generation)?;
         sync_directory(&new)?;
@@ -273,8 +268,23 @@ fn names(dir: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Copies the release metadata of the directory `from`, with its chain of roots, into the directory `to`, made if missing.
+///
+/// # Errors
+/// [`DiskError`]; `to` may hold a part of it then.
+pub fn copy_metadata(from: &Path, to: &Path) -> Result<()> {
+    make_directory(to)?;
+    let copied = copy_json(from, to, METADATA_FILES)?;
+    let history = from.join(HISTORY);
+    if history.is_dir() {
+        make_directory(&to.join(HISTORY))?;
+        copy_json(&history, &to.join(HISTORY), METADATA_FILES - copied)?;
+    }
+    Ok(())
+}
+
 /// Copies every `*.json` of the directory `from`, `limit` files at most. Answers how many there were.
-fn copy_metadata(from: &Path, to: &Path, limit: usize) -> Result<usize> {
+fn copy_json(from: &Path, to: &Path, limit: usize) -> Result<usize> {
     let names: Vec<String> = names(from)?.into_iter().filter(|name| name.ends_with(".json")).collect();
     if names.len() > limit {
         let why = format!("it has {} metadata files, more than the {limit} allowed", names.len());
@@ -296,11 +306,12 @@ fn write_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<()> {
     Ok(())
 }
 
-/// Where components and their indexes lie on DATA. Half-written files of downloads are elsewhere.
-const COMPONENTS: [&str; 4] = ["layers", "ukis", "images", "indexes"];
+/// Where components, their indexes and what is begun of them lie on DATA.
+const COMPONENTS: [&str; 5] = ["layers", "ukis", "images", "indexes", "partial"];
 
-/// Removes layers with their trees, UKIs, images and indexes on the DATA mounted at `data` that no generation names;
-/// `needed` are the digests that are named. What has no digest for its name stays. Answers the names removed.
+/// Removes layers with their trees, UKIs, images and indexes, whole or begun, on the DATA mounted at `data` that no
+/// generation names; `needed` are the digests that are named. To be called while nothing is being fetched. What has no
+/// digest for its name stays. Answers the names removed.
 ///
 /// # Errors
 /// [`DiskError::File`].

@@ -240,14 +240,13 @@ fn components_that_nobody_names_go() {
         }
     }
     let removed = collect_components(data.path(), &[kept]).unwrap();
-    assert_eq!(removed, files[..5].iter().map(|(_, suffix)| format!("{gone}{suffix}")).collect::<Vec<_>>());
-    for (dir, suffix) in &files[..5] {
+    assert_eq!(removed, files.iter().map(|(_, suffix)| format!("{gone}{suffix}")).collect::<Vec<_>>());
+    for (dir, suffix) in &files {
         let mut left = [format!("{kept}{suffix}"), format!("other{suffix}")];
         left.sort();
         let mut found = names(&data.path().join(dir)).unwrap();
         found.retain(|name| name.ends_with(suffix));
         assert_eq!(found, left, "{dir}");
     }
-    assert_eq!(names(&data.path().join("partial")).unwrap().len(), 3);
     assert!(collect_components(&data.path().join("none"), &[]).unwrap().is_empty());
 }

@@ -3,15 +3,18 @@
 //! back. `init.rs` is what runs inside.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../../../image/tests/common/static_program.rs"]
+mod static_program;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use cairn_bundle::verity::{BLOCK_BYTES, TreeBuilder, tree_bytes};
 use cairn_image::build::{self, Options};
 use cairn_image::debian::read_in_root;
 use cairn_image::kernel::Flavour;
-use cairn_image::toolbox::Toolbox;
+use cairn_image::toolbox::{Toolbox, Turn};
 
 /// Seconds for one power-on, up to three boots: 40 to 60 s alone under TCG.
 const LIMIT: &str = "600";
@@ -21,19 +24,7 @@ fn workspace() -> PathBuf {
 }
 
 fn vm_init() -> PathBuf {
-    const TARGET: &str = "x86_64-unknown-linux-gnu";
-    let status = Command::new(env!("CARGO"))
-        .args(["build", "-q", "-p", "cairn-disk", "--features", "vm-test", "--bin", "cairn-vm-init"])
-        .args(["--profile", "agent", "--target", TARGET])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .current_dir(workspace())
-        .status()
-        .unwrap();
-    assert!(status.success());
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
-    target.join(TARGET).join("agent/cairn-vm-init")
+    static_program::build(&workspace(), "cairn-disk", "cairn-vm-init", &["vm-test"])
 }
 
 struct Machine {
@@ -60,6 +51,7 @@ impl Machine {
 
     /// Runs until the machine powers itself off; what came over the serial port.
     fn boot(&self, arguments: &str, append: Option<&str>) -> String {
+        let _turn = Turn::take().unwrap();
         let (system, payload) = (self.path("system.img"), self.path("payload.erofs"));
         let mut command = self.toolbox.enter().bind(self.dir.path()).die_with_parent().command("timeout");
         command.args([

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use ring::signature::{ED25519, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -43,7 +44,7 @@ pub struct PublicKey {
 
 #[derive(Clone, PartialEq, Eq)]
 enum Verifier {
-    Ed25519(Box<ed25519_dalek::VerifyingKey>),
+    Ed25519([u8; 32]),
     #[cfg(feature = "conformance")]
     EcdsaP256(Vec<u8>),
     #[cfg(feature = "conformance")]
@@ -70,9 +71,8 @@ impl PublicKey {
                 let mut bytes = [0; 32];
                 hex::decode_to_slice(&object.keyval.public, &mut bytes)
                     .map_err(|_| "an ed25519 key is 64 hexadecimal digits")?;
-                let key = ed25519_dalek::VerifyingKey::from_bytes(&bytes)
-                    .map_err(|_| "an ed25519 key is not a point of the curve")?;
-                Verifier::Ed25519(Box::new(key))
+                // A key that is no point of the curve verifies nothing.
+                Verifier::Ed25519(bytes)
             }
             #[cfg(feature = "conformance")]
             ("ecdsa" | "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp256") => {
@@ -94,7 +94,7 @@ impl PublicKey {
             scheme: "ed25519".to_owned(),
             keyval: KeyValue { public: hex::encode(key.as_bytes()) },
         };
-        Self { object, verifier: Verifier::Ed25519(Box::new(*key)) }
+        Self { object, verifier: Verifier::Ed25519(key.to_bytes()) }
     }
 
     /// The key as metadata has it.
@@ -110,8 +110,9 @@ impl PublicKey {
     /// Whether `signature` is this key's over `message`.
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
         match &self.verifier {
-            Verifier::Ed25519(key) => ed25519_dalek::Signature::from_slice(signature)
-                .is_ok_and(|signature| key.verify_strict(message, &signature).is_ok()),
+            Verifier::Ed25519(key) => {
+                UnparsedPublicKey::new(&ED25519, key).verify(message, signature).is_ok()
+            }
             #[cfg(feature = "conformance")]
             Verifier::EcdsaP256(key) => foreign::verify_ecdsa(key, message, signature),
             #[cfg(feature = "conformance")]
@@ -175,8 +176,9 @@ impl KeyRing {
 /// Keys of other people's repositories.
 #[cfg(feature = "conformance")]
 mod foreign {
+    use super::UnparsedPublicKey;
     use base64::Engine as _;
-    use ring::signature::{self, UnparsedPublicKey};
+    use ring::signature;
 
     pub(super) fn verify_ecdsa(point: &[u8], message: &[u8], signature: &[u8]) -> bool {
         UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_ASN1, point).verify(message, signature).is_ok()

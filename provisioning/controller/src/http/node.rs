@@ -31,6 +31,8 @@ const QUARANTINE_RETRY: u32 = 15;
 const WORD_BYTES: usize = 256;
 /// Longest boot id taken, bytes; the kernel's has 36.
 const BOOT_ID_BYTES: usize = 64;
+/// Longest id of a generation taken, bytes; ours have 16.
+const GENERATION_ID_BYTES: usize = 64;
 
 /// `?nonce=`.
 #[derive(Debug, Deserialize)]
@@ -225,6 +227,17 @@ pub fn read_heartbeat(bytes: &[u8]) -> Result<Heartbeat, Failure> {
     }
     if let Some(cluster) = &mut beat.cluster {
         cluster.line = limits::clean_text(&cluster.line);
+    }
+    let generations = beat.generation.iter().chain(beat.failed.as_ref().map(|failed| &failed.id));
+    for id in generations {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        if id.is_empty() || id.len() > GENERATION_ID_BYTES || !id.bytes().all(plain) {
+            let most = GENERATION_ID_BYTES;
+            return Err(Failure::bad(
+                "malformed",
+                format!("a generation's id has 1 to {most} letters and digits"),
+            ));
+        }
     }
     Ok(beat)
 }

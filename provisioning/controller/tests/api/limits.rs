@@ -67,6 +67,14 @@ async fn malformed_requests_name_what_is_wrong() {
     let events: Vec<u64> = (1..=33).collect();
     let answer = Answer::of(node.post(url("/v1/node/heartbeat")).json(&beat(1, None, &events))).await;
     assert!(answer.refused(400, "malformed").contains("32 events"));
+    for id in ["", &"a".repeat(65), "a\u{202e}b", "a b"] {
+        let mut failed = beat(1, None, &[]);
+        failed["failed"] = json!({"id": id, "reason": "none"});
+        for bad in [failed, beat(1, Some(id), &[])] {
+            let answer = Answer::of(node.post(url("/v1/node/heartbeat")).json(&bad)).await;
+            assert!(answer.refused(400, "malformed").contains("generation's id"), "{id:?}");
+        }
+    }
     for path in ["/v1/nodes/S1/n1", "/v1/nodes/s1/N1", "/v1/nodes?site=A", "/v1/quarantine/x/refuse"] {
         let method = if path.contains("refuse") { Method::POST } else { Method::GET };
         let answer = Answer::of(controller.operator(method, path)).await;
