@@ -40,7 +40,7 @@ pub struct App {
     /// Uploads of release metadata, one at a time.
     pub publishing: tokio::sync::Mutex<()>,
     releases: RwLock<Arc<Releases>>,
-    revoked: RwLock<HashSet<String>>,
+    revoked: watch::Sender<HashSet<String>>,
     changes: broadcast::Sender<NodeView>,
 }
 
@@ -65,7 +65,7 @@ impl App {
             stop,
             publishing: tokio::sync::Mutex::new(()),
             releases: RwLock::default(),
-            revoked: RwLock::default(),
+            revoked: watch::Sender::default(),
             changes: broadcast::channel(WATCH_BACKLOG).0,
         }
     }
@@ -101,7 +101,12 @@ impl App {
 
     /// Whether the certificate with this serial number is revoked.
     pub fn is_revoked(&self, serial: &str) -> bool {
-        self.revoked.read().unwrap_or_else(PoisonError::into_inner).contains(serial)
+        self.revoked.borrow().contains(serial)
+    }
+
+    /// Changes whenever a certificate was revoked.
+    pub fn revocations(&self) -> watch::Receiver<HashSet<String>> {
+        self.revoked.subscribe()
     }
 
     /// Reads the revoked certificates again.
@@ -111,7 +116,11 @@ impl App {
     pub async fn reload_revoked(&self) -> store::Result<()> {
         let now = self.clock.now();
         let revoked = self.store.read(move |tx| certs::revoked(tx, now)).await?;
-        *self.revoked.write().unwrap_or_else(PoisonError::into_inner) = revoked;
+        self.revoked.send_if_modified(|known| {
+            let changed = *known != revoked;
+            *known = revoked;
+            changed
+        });
         Ok(())
     }
 

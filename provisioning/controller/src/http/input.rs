@@ -11,6 +11,7 @@ use cairn_protocol::ids::{Name, Sha256Digest};
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 
+use super::auth::Standing;
 use super::problem::Failure;
 
 /// A peer that sends nothing for this long in the middle of a body is gone.
@@ -21,7 +22,8 @@ const DRAIN: usize = 8 << 20;
 /// How long more of them are waited for.
 const DRAIN_IDLE: Duration = Duration::from_secs(2);
 
-/// A request body of at most `MAX` bytes.
+/// A request body of at most `MAX` bytes. Where the route asks who calls, the caller was still allowed to when the last
+/// byte had come.
 #[derive(Debug)]
 pub struct Limited<const MAX: usize>(pub Bytes);
 
@@ -32,12 +34,19 @@ impl<const MAX: usize, S: Send + Sync> FromRequest<S> for Limited<MAX> {
             .headers()
             .get(header::CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let standing = request.extensions().get::<Standing>().cloned();
         let mut stream = request.into_body().into_data_stream();
         if announced.is_some_and(|length| length > MAX as u64) {
             drain(&mut stream).await;
             return Err(too_long(MAX));
         }
-        read(&mut stream, MAX).await.map(Self)
+        let Some(standing) = standing else { return read(&mut stream, MAX).await.map(Self) };
+        let bytes = tokio::select! {
+            bytes = read(&mut stream, MAX) => bytes?,
+            failure = standing.lost() => return Err(failure),
+        };
+        standing.check().await?;
+        Ok(Self(bytes))
     }
 }
 

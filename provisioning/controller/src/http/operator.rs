@@ -130,7 +130,7 @@ pub async fn node_events(
 #[utoipa::path(post, path = "/v1/nodes/{site}/{node}/release", tag = "operator", summary = "Takes key and certificates from a node", params(("site" = String, Path), ("node" = String, Path)), responses((status = 200, body = NodeView)))]
 pub async fn release(
     State(app): State<Arc<App>>,
-    OperatorCaller { name: operator }: OperatorCaller,
+    OperatorCaller { name: operator, .. }: OperatorCaller,
     Path((site, node)): Path<(String, String)>,
 ) -> Result<Json<NodeView>, Failure> {
     let (site, node) = (name("site", &site)?, name("node", &node)?);
@@ -147,7 +147,7 @@ pub async fn release(
 #[utoipa::path(post, path = "/v1/nodes/{site}/{node}/reinstall", tag = "operator", summary = "Orders a node to wipe its disk and install anew", params(("site" = String, Path), ("node" = String, Path)), responses((status = 200, body = NodeView)))]
 pub async fn reinstall(
     State(app): State<Arc<App>>,
-    OperatorCaller { name: operator }: OperatorCaller,
+    OperatorCaller { name: operator, .. }: OperatorCaller,
     Path((site, node)): Path<(String, String)>,
 ) -> Result<Json<NodeView>, Failure> {
     let (site, node) = (name("site", &site)?, name("node", &node)?);
@@ -203,7 +203,7 @@ pub struct ApproveRequest {
 #[utoipa::path(post, path = "/v1/quarantine/{id}/approve", tag = "operator", summary = "Approves a key as a node of a plan", params(("id" = u64, Path)), request_body = ApproveRequest, responses((status = 204, description = "Approved")))]
 pub async fn approve(
     State(app): State<Arc<App>>,
-    OperatorCaller { name: operator }: OperatorCaller,
+    OperatorCaller { name: operator, .. }: OperatorCaller,
     Path(id): Path<u64>,
     Limited(body): Limited<REQUEST_BYTES>,
 ) -> Result<StatusCode, Failure> {
@@ -234,7 +234,7 @@ fn no_key(id: u64) -> Failure {
 #[utoipa::path(post, path = "/v1/quarantine/{id}/refuse", tag = "operator", summary = "Refuses a key", params(("id" = u64, Path)), responses((status = 204, description = "Refused")))]
 pub async fn refuse(
     State(app): State<Arc<App>>,
-    OperatorCaller { name: operator }: OperatorCaller,
+    OperatorCaller { name: operator, .. }: OperatorCaller,
     Path(id): Path<u64>,
 ) -> Result<StatusCode, Failure> {
     if !app.store.write(move |tx| enrolments::refuse(tx, id)).await? {

@@ -131,13 +131,14 @@ pub async fn put_target(
 #[utoipa::path(put, path = "/v1/repo/metadata/{file}", tag = "publish", summary = "Uploads release metadata; timestamp.json makes it visible", params(("file" = String, Path)), request_body(content = Object), responses((status = 201, description = "The release is visible"), (status = 202, description = "Waits for timestamp.json"), (status = 204, description = "It was visible already")))]
 pub async fn put_metadata(
     State(app): State<Arc<App>>,
-    OperatorCaller { name: operator }: OperatorCaller,
+    OperatorCaller { name: operator, standing }: OperatorCaller,
     Path(file): Path<String>,
     Limited(body): Limited<METADATA_BYTES>,
 ) -> Result<StatusCode, Failure> {
     RepoFile::metadata(&file)?;
     let _: serde_json::Value = json("the metadata", &body)?;
     let _one_at_a_time = app.publishing.lock().await;
+    standing.check().await?;
     let (repo, now) = (app.dir.repo(), Date(app.clock.now()));
     let name = file.clone();
     let published = blocking(move || stage(&repo, &name, &body, now)).await;

@@ -74,6 +74,15 @@ pub fn revoke(tx: &Connection, holder: &Holder, except: Option<Sha256Digest>, no
     Ok(changed)
 }
 
+/// Whether the certificate with this serial number is revoked.
+///
+/// # Errors
+/// [`super::StoreError`].
+pub fn is_revoked(tx: &Connection, serial: &str) -> Result<bool> {
+    let query = "SELECT EXISTS (SELECT 1 FROM certificates WHERE serial = ?1 AND revoked IS NOT NULL)";
+    Ok(tx.prepare_cached(query)?.query_row([serial], |row| row.get(0))?)
+}
+
 /// Serial numbers of revoked certificates that have not run out.
 ///
 /// # Errors

@@ -8,4 +8,5 @@ mod house;
 mod limits;
 mod nodes;
 mod publishing;
+mod revoked;
 mod trust;
