@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use cairn_bundle::durable::{self, FileError};
 use cairn_protocol::ids::{Name, Sha256Digest};
 use cairn_protocol::signed::{ControllerKeys, Domain, Envelope};
 use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
-use crate::dir::{self, Dir, DirError};
+use crate::dir::{self, Dir};
 use crate::pki::{self, Ca, Issued, PkiError, Subject};
 use crate::store::{self, Store, StoreError};
 
@@ -34,7 +35,7 @@ pub enum ConfigError {
     Exists(String),
     /// A file.
     #[error(transparent)]
-    Dir(#[from] DirError),
+    File(#[from] FileError),
     /// A key or certificate.
     #[error(transparent)]
     Pki(#[from] PkiError),
@@ -100,17 +101,22 @@ pub fn init(dir: &Dir, trust_domain: &str, names: &[String], now: u64) -> Result
     let settings = Settings { version: 1, trust_domain: trust_domain.to_owned(), names: names.to_vec() };
     let json =
         |value: Result<String, serde_json::Error>| value.map_err(|e| ConfigError::Settings(e.to_string()));
-    dir::write(&dir.file("ca.key"), ca_key.as_bytes(), 0o600)?;
-    dir::write(&dir.file("ca.crt"), ca.pem.as_bytes(), 0o644)?;
-    dir::write(&dir.file("ca.pin"), format!("{}\n", ca.pin()).as_bytes(), 0o644)?;
-    dir::write(&dir.file("signing.key"), signing_pem.as_bytes(), 0o600)?;
-    dir::write(&dir.file("keys.json"), json(serde_json::to_string_pretty(&keys))?.as_bytes(), 0o644)?;
-    dir::write(
+    durable::write_mode(&dir.file("ca.key"), ca_key.as_bytes(), 0o600)?;
+    durable::write_mode(&dir.file("ca.crt"), ca.pem.as_bytes(), 0o644)?;
+    durable::write_mode(&dir.file("ca.pin"), format!("{}\n", ca.pin()).as_bytes(), 0o644)?;
+    durable::write_mode(&dir.file("signing.key"), signing_pem.as_bytes(), 0o600)?;
+    durable::write_mode(
+        &dir.file("keys.json"),
+        json(serde_json::to_string_pretty(&keys))?.as_bytes(),
+        0o644,
+    )?;
+    durable::write_mode(
         &dir.file("controller.json"),
         json(serde_json::to_string_pretty(&settings))?.as_bytes(),
         0o644,
     )?;
     renew_server(dir, &ca, &settings, now)?;
+    Store::create(&dir.database())?;
     let pin = ca.pin();
     operator(
         dir,
@@ -131,8 +137,8 @@ pub fn renew_server(dir: &Dir, ca: &Ca, settings: &Settings, now: u64) -> Result
     let (key, spki) = pki::new_key()?;
     let issued = ca.issue(&Subject::Server { names: &settings.names }, &spki, now, pki::SERVER_LIFE)?;
     // A crash between the two leaves a pair that does not match; `serve` then makes another.
-    dir::write(&dir.file("tls.key"), key.as_bytes(), 0o600)?;
-    dir::write(&dir.file("tls.crt"), format!("{}{}", issued.pem, ca.pem).as_bytes(), 0o644)?;
+    durable::write_mode(&dir.file("tls.key"), key.as_bytes(), 0o600)?;
+    durable::write_mode(&dir.file("tls.crt"), format!("{}{}", issued.pem, ca.pem).as_bytes(), 0o644)?;
     Ok(issued)
 }
 
@@ -161,14 +167,18 @@ pub fn operator(
         move |tx| store::certs::insert(tx, &store::certs::Holder::Operator(name), &issued)
     })?;
     dir::make_dir(out)?;
-    dir::write(&out.join("ca.crt"), ca.pem.as_bytes(), 0o644)?;
-    dir::write(&out.join("client.crt"), issued.pem.as_bytes(), 0o644)?;
+    durable::write_mode(&out.join("ca.crt"), ca.pem.as_bytes(), 0o644)?;
+    durable::write_mode(&out.join("client.crt"), issued.pem.as_bytes(), 0o644)?;
     if let Some(name) = names.first() {
         // An IPv6 address stands in brackets in a URL (RFC 3986, 3.2.2).
         let host = if name.contains(':') { format!("[{name}]") } else { name.clone() };
-        dir::write(&out.join("controller.url"), format!("https://{host}:{PORT}\n").as_bytes(), 0o644)?;
+        durable::write_mode(
+            &out.join("controller.url"),
+            format!("https://{host}:{PORT}\n").as_bytes(),
+            0o644,
+        )?;
     }
-    dir::write(&key_file, key.as_bytes(), 0o600)?;
+    durable::write_mode(&key_file, key.as_bytes(), 0o600)?;
     Ok(issued)
 }
 

@@ -24,9 +24,6 @@ pub enum ReleaseError {
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Another file of the folder.
-    #[error(transparent)]
-    Dir(#[from] crate::dir::DirError),
     /// No root to begin with.
     #[error("there is no 1.root.json: upload it first")]
     NoRoot,
@@ -56,7 +53,7 @@ impl ReleaseError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Refused(error) => error.code(),
-            Self::File(_) | Self::Dir(_) => "controller-failed",
+            Self::File(_) => "controller-failed",
             Self::NoRoot => "metadata-missing",
             Self::NotNewer { .. } => "metadata-rollback",
             Self::Incomplete { .. } => "incomplete",

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use cairn_bundle::durable::{self, FileError};
 use cairn_bundle::tuf::Date;
 use cairn_bundle::{caibx, chunk, manifest};
 use cairn_protocol::ids::Sha256Digest;
@@ -51,8 +52,8 @@ fn store(repo: &FsPath, file: &RepoFile, bytes: &[u8]) -> Result<StatusCode, Fai
         dir::make_dir(folder)?;
     }
     let tmp = repo.join("incoming").join(crate::random::hex(16));
-    dir::write_new(&tmp, bytes, 0o600)?;
-    std::fs::rename(&tmp, &path).map_err(dir::failed("rename a file to", &path))?;
+    durable::write_synced(&tmp, bytes, 0o600)?;
+    std::fs::rename(&tmp, &path).map_err(FileError::at("rename a file to", &path))?;
     Ok(StatusCode::CREATED)
 }
 
@@ -178,7 +179,7 @@ fn stage(repo: &FsPath, name: &str, bytes: &[u8], now: Date) -> Result<Staged, F
         ));
     }
     let staging = repo.join("staging");
-    dir::write(&staging.join(name), bytes, 0o600)?;
+    durable::write_mode(&staging.join(name), bytes, 0o600)?;
     if name != "timestamp.json" {
         return Ok(Staged::Waits);
     }
@@ -187,7 +188,7 @@ fn stage(repo: &FsPath, name: &str, bytes: &[u8], now: Date) -> Result<Staged, F
         Err(error) => {
             let _ = std::fs::remove_file(staging.join(name));
             Err(match error {
-                ReleaseError::File(_) | ReleaseError::Dir(_) => Failure::internal(&error),
+                ReleaseError::File(_) => Failure::internal(&error),
                 error => Failure::unacceptable(error.code(), error.to_string()),
             })
         }
@@ -196,15 +197,15 @@ fn stage(repo: &FsPath, name: &str, bytes: &[u8], now: Date) -> Result<Staged, F
 
 /// Everything that the release names is made durable, then its metadata takes its place, `timestamp.json` last.
 fn show(repo: &FsPath, next: &Next) -> Result<(), Failure> {
-    let folder = std::fs::File::open(repo).map_err(dir::failed("open", repo))?;
-    nix::unistd::syncfs(&folder).map_err(|e| dir::failed("sync the file system of", repo)(e.into()))?;
+    let folder = std::fs::File::open(repo).map_err(FileError::at("open", repo))?;
+    nix::unistd::syncfs(&folder).map_err(|e| FileError::at("sync the file system of", repo)(e.into()))?;
     let (staging, metadata) = (repo.join("staging"), repo.join("metadata"));
     for name in &next.files {
         if staging.join(name).exists() {
-            dir::rename(&staging.join(name), &metadata.join(name))?;
+            durable::rename(&staging.join(name), &metadata.join(name))?;
         }
     }
-    for left in std::fs::read_dir(&staging).map_err(dir::failed("read", &staging))?.flatten() {
+    for left in std::fs::read_dir(&staging).map_err(FileError::at("read", &staging))?.flatten() {
         let _ = std::fs::remove_file(left.path());
     }
     Ok(())

@@ -130,6 +130,14 @@ UPDATE sites SET interval_seconds = coalesce(json_extract(plan, '$.heartbeat.int
                  jitter_percent = coalesce(json_extract(plan, '$.heartbeat.jitter-percent'), 10);
 ";
 
+/// The schema of a database; 0 when none was put in.
+///
+/// # Errors
+/// SQLite's.
+pub(super) fn version(connection: &Connection) -> Result<u32> {
+    Ok(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
+}
+
 /// Brings the database up to date.
 ///
 /// # Errors
@@ -137,7 +145,7 @@ UPDATE sites SET interval_seconds = coalesce(json_extract(plan, '$.heartbeat.int
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
     let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
     let tx = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let found: u32 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let found = version(&tx)?;
     if found > known {
         return Err(StoreError::Newer { path: path.to_owned(), found, known });
     }

@@ -4,7 +4,7 @@ use cairn_protocol::api;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::harness::{Answer, Controller, Machine, PLAN};
+use crate::harness::{Answer, Controller, Machine, PLAN, operator_command};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_route_is_in_the_document_and_the_document_holds_together() {
@@ -172,4 +172,36 @@ async fn connections_over_the_cap_wait_for_one_that_ends() {
     assert!(!request.is_finished(), "the cap holds");
     idle.pop();
     assert_eq!(request.await.unwrap().unwrap().status(), 200);
+}
+
+/// Starts a controller that refuses to; what it said.
+fn refuses_to_start(controller: &Controller) -> String {
+    let before = controller.log().len();
+    let out = controller.command(&[]).spawn().unwrap().wait_with_output().unwrap();
+    assert!(!out.status.success(), "{out:?}");
+    controller.log()[before..].to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_database_is_not_replaced_by_an_empty_one() {
+    let mut controller = Controller::new();
+    controller.apply(PLAN).await;
+    controller.stop();
+    let database = controller.dir().join("controller.db");
+    let kept = std::fs::read(&database).unwrap();
+    for lost in [None, Some(&b""[..])] {
+        std::fs::remove_file(&database).unwrap();
+        if let Some(bytes) = lost {
+            std::fs::write(&database, bytes).unwrap();
+        }
+        let said = refuses_to_start(&controller);
+        assert!(said.contains("controller.db is missing or empty: restore it from backup"), "{said}");
+        assert_eq!(said.trim().lines().count(), 1, "{said}");
+        let (done, said) = operator_command(&controller, &["--name", "alice", "--revoke"]);
+        assert!(!done && said.contains("restore it from backup"), "{said}");
+        assert_eq!(std::fs::metadata(&database).is_ok(), lost.is_some(), "nothing was made");
+        std::fs::write(&database, &kept).unwrap();
+    }
+    controller.start(&[]);
+    assert_eq!(controller.get("/v1/sites").await[0]["site"], "s1");
 }
