@@ -45,6 +45,25 @@ impl Dir {
         self.repo().join("staging")
     }
 
+    /// Uploads whose bytes are not whole yet.
+    pub fn incoming(&self) -> PathBuf {
+        self.repo().join("incoming")
+    }
+
+    /// Removes uploads that a killed controller left unfinished; answers how many. For the holder of the folder alone.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn clear_incoming(&self) -> Result<usize, FileError> {
+        let dir = self.incoming();
+        let mut removed = 0;
+        for left in fs::read_dir(&dir).map_err(FileError::at("list", &dir))?.flatten() {
+            fs::remove_file(left.path()).map_err(FileError::at("remove", &left.path()))?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+
     /// Makes the folders of the repository where they are missing.
     ///
     /// # Errors

@@ -100,10 +100,21 @@ fn main() -> std::process::ExitCode {
     match run(Cli::parse()) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("cairn-controller: {error:#}");
+            eprintln!("cairn-controller: {}", line(&error));
             std::process::ExitCode::FAILURE
         }
     }
+}
+
+/// An error and its causes in one line, each said once: some messages have their cause in them already.
+fn line(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {

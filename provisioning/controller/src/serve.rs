@@ -61,13 +61,27 @@ async fn bind(what: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 fn load_cert(options: &Options, identity: &config::Identity) -> anyhow::Result<Arc<ServerCert>> {
+    // One that is there and cannot be read was damaged: whoever looks after this machine is to know.
+    for name in ["tls.crt", "tls.key"] {
+        let path = options.dir.file(name);
+        if path.exists() {
+            tls::check_pem(name, &dir::read(&path).unwrap_or_default()).with_context(|| {
+                format!(
+                    "{} is damaged: look at the disk; remove tls.crt and tls.key to have them made anew",
+                    path.display()
+                )
+            })?;
+        }
+    }
     renew_if_old(options, identity)?;
     let read = |name| dir::read(&options.dir.file(name));
-    let cert = ServerCert::load(&read("tls.crt")?, &read("tls.key")?).or_else(|error| {
+    let pair =
+        || -> anyhow::Result<ServerCert> { Ok(ServerCert::load(&read("tls.crt")?, &read("tls.key")?)?) };
+    let cert = pair().or_else(|error| {
         // Key and certificate are two files: a crash between them leaves a pair that does not match.
         tracing::warn!(%error, "the server certificate is made anew");
         config::renew_server(&options.dir, &identity.ca, &identity.settings, options.clock.now())?;
-        anyhow::Ok(ServerCert::load(&read("tls.crt")?, &read("tls.key")?)?)
+        pair()
     })?;
     Ok(Arc::new(cert))
 }
@@ -92,12 +106,17 @@ pub async fn run(
     ready: impl FnOnce(SocketAddr),
 ) -> anyhow::Result<()> {
     let identity = config::load(&options.dir)?;
+    let _held = config::lock(&options.dir)?;
     let now = options.clock.now();
     anyhow::ensure!(
         now >= identity.ca.not_before(),
         "this machine's clock is before the controller's CA was made: set the clock, nodes will believe it"
     );
     options.dir.ensure_repo()?;
+    let left = options.dir.clear_incoming()?;
+    if left > 0 {
+        tracing::info!(left, "unfinished uploads were removed");
+    }
     let online = options.online_keys.as_deref().map(OnlineKeys::load).transpose()?;
     let store = Store::open(&options.dir.database())?;
     let cert = load_cert(&options, &identity)?;
