@@ -16,6 +16,7 @@ pub mod dir;
 pub mod http;
 pub mod metrics;
 pub mod online;
+pub mod patience;
 pub mod pki;
 pub mod random;
 pub mod releases;

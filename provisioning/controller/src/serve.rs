@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::dir::{self, Dir};
 use crate::http::{self, boot::BootService};
 use crate::online::{self, OnlineKeys};
+use crate::patience::Patience;
 use crate::server::{self, Transport};
 use crate::store::{Store, certs, nodes, plans};
 use crate::tls::{self, ServerCert};
@@ -45,8 +46,8 @@ pub struct Options {
     pub metrics: Option<SocketAddr>,
     /// Keys of the online TUF roles.
     pub online_keys: Option<PathBuf>,
-    /// Connections at once.
-    pub max_connections: usize,
+    /// What each listener puts up with.
+    pub patience: Patience,
     /// Life of node certificates in seconds.
     pub node_life: u64,
     /// The clock.
@@ -139,7 +140,7 @@ pub async fn run(
     let address = listener.local_addr()?;
     let mut tasks = tokio::task::JoinSet::new();
     let serve = |listener, transport, router| {
-        server::serve(listener, transport, router, options.max_connections, stop.clone(), GRACE)
+        server::serve(listener, transport, router, options.patience, stop.clone(), GRACE)
     };
     if let Some((address, dir)) = &options.boot {
         let listener = bind("the boot service", *address).await?;

@@ -7,6 +7,7 @@ mod harness;
 mod house;
 mod limits;
 mod nodes;
+mod patience;
 mod publishing;
 mod revoked;
 mod trust;
