@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use cairn_protocol::ids::Name;
 use tokio::sync::{broadcast, watch};
 
+use crate::chunks::Chunks;
 use crate::clock::Clock;
 use crate::config::Identity;
 use crate::dir::Dir;
@@ -35,6 +36,8 @@ pub struct App {
     pub started: u64,
     /// What `/metrics` shows.
     pub metrics: Metrics,
+    /// The chunks of its repository.
+    pub chunks: Chunks,
     /// Turns true when the controller stops.
     pub stop: watch::Receiver<bool>,
     /// Uploads of release metadata, one at a time.
@@ -54,7 +57,9 @@ impl App {
         node_life: u64,
         stop: watch::Receiver<bool>,
     ) -> Self {
+        let chunks = Chunks::of(&dir.repo());
         Self {
+            chunks,
             dir,
             identity,
             store,

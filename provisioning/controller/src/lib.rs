@@ -9,6 +9,7 @@
 
 pub mod app;
 pub mod assign;
+pub mod chunks;
 pub mod clock;
 pub mod config;
 pub mod csr;

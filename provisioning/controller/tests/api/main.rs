@@ -8,6 +8,7 @@ mod house;
 mod limits;
 mod nodes;
 mod patience;
+mod publisher;
 mod publishing;
 mod revoked;
 mod trust;
