@@ -99,6 +99,9 @@ pub async fn get_node(
     detail.map(Json).ok_or_else(|| no_node(&site, &node))
 }
 
+/// Events that one answer may have; more are not kept.
+const EVENTS: std::ops::RangeInclusive<u64> = 1..=5_000;
+
 /// `?limit=`.
 #[derive(Debug, Deserialize)]
 pub struct LimitQuery {
@@ -114,7 +117,11 @@ pub async fn node_events(
     Query(query): Query<LimitQuery>,
 ) -> Result<Json<Vec<cairn_protocol::heartbeat::Event>>, Failure> {
     let (site, node) = (name("site", &site)?, name("node", &node)?);
-    let limit = query.limit.unwrap_or(200).clamp(1, 5_000);
+    let limit = query.limit.unwrap_or(200);
+    if !EVENTS.contains(&limit) {
+        let (min, max) = (EVENTS.start(), EVENTS.end());
+        return Err(Failure::bad("bad-query", format!("limit takes {min} to {max}")));
+    }
     let (at, of) = (site.clone(), node.clone());
     let events = app
         .store
