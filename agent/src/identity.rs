@@ -74,6 +74,23 @@ pub struct Identity {
     certificates: Option<String>,
     /// The controller's keys, once enrolled.
     pub keys: Option<ControllerKeys>,
+    /// Keys that were there and could not be read: kept under these names for whoever looks for the cause.
+    pub set_aside: Vec<PathBuf>,
+}
+
+/// The key in `dir`; one that cannot be read is set aside, and its new name put into `set_aside`.
+fn read_key(dir: &Path, set_aside: &mut Vec<PathBuf>) -> Option<KeyPair> {
+    let path = dir.join("key.pem");
+    if !path.exists() {
+        return None;
+    }
+    let key = read(&path).and_then(|pem| KeyPair::from_pem(&pem).ok());
+    if key.is_none() {
+        let aside = dir.join("key.pem.damaged");
+        let _ = fs::rename(&path, &aside);
+        set_aside.push(aside);
+    }
+    key
 }
 
 /// The most bytes of one of these files.
@@ -95,10 +112,8 @@ impl Identity {
         let volatile = paths.in_run("identity");
         let lasting = paths.state().join("identity");
         let dirs = if state { vec![lasting, volatile] } else { vec![volatile] };
-        let found = dirs.iter().find_map(|dir| {
-            let key = KeyPair::from_pem(&read(&dir.join("key.pem"))?).ok()?;
-            Some((key, dir.clone()))
-        });
+        let mut set_aside = Vec::new();
+        let found = dirs.iter().find_map(|dir| Some((read_key(dir, &mut set_aside)?, dir.clone())));
         let (key, from) = match found {
             Some((key, dir)) => (key, Some(dir)),
             None => {
@@ -113,6 +128,7 @@ impl Identity {
             certificates: json("cert.pem"),
             keys: json("keys.json").and_then(|text| serde_json::from_str(&text).ok()),
             dirs,
+            set_aside,
         };
         // A certificate for another key, or half of the files, is no membership.
         if identity.credential().is_err() || identity.keys.is_none() {
@@ -267,6 +283,28 @@ mod tests {
         assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
         fs::remove_dir_all(paths.in_run("identity")).unwrap();
         assert_eq!(Identity::open(&paths, true).unwrap().words(), words);
+    }
+
+    #[test]
+    fn a_damaged_key_is_kept_aside_and_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let words = Identity::open(&paths, true).unwrap().words();
+        let state = paths.state().join("identity");
+        fs::write(state.join("key.pem"), "half a k").unwrap();
+        // The copy of this boot is whole.
+        let identity = Identity::open(&paths, true).unwrap();
+        assert_eq!(
+            (identity.words(), identity.set_aside),
+            (words.clone(), vec![state.join("key.pem.damaged")])
+        );
+        assert_eq!(fs::read(state.join("key.pem.damaged")).unwrap(), b"half a k");
+        assert!(Identity::open(&paths, true).unwrap().set_aside.is_empty());
+        for dir in [&state, &paths.in_run("identity")] {
+            fs::write(dir.join("key.pem"), "half a k").unwrap();
+        }
+        let identity = Identity::open(&paths, true).unwrap();
+        assert!(identity.words() != words && identity.set_aside.len() == 2);
     }
 
     #[test]

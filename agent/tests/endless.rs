@@ -78,3 +78,17 @@ fn a_head_without_end_is_given_up() {
     let reason = node.wait_waiting(Stage::Time);
     assert!(reason.contains("broke off"), "{reason}");
 }
+
+#[test]
+fn an_odd_answer_does_not_end_the_search_for_a_controller() {
+    let (url, pin) = serve("HTTP/1.1 302 Found\r\nlocation: https://elsewhere/\r\ncontent-length: 0\r\n\r\n");
+    let next = TcpListener::bind("127.0.0.1:0").unwrap();
+    let next_url = format!("https://{}", next.local_addr().unwrap());
+    let mut node = Node::with_controllers("S1", &pin, &[&url, &next_url]);
+    node.start(&[]);
+    // Asked as well; without the mend nobody ever comes here.
+    common::wait_until("the next controller is asked", || {
+        next.set_nonblocking(true).unwrap();
+        next.accept().ok()
+    });
+}

@@ -96,6 +96,43 @@ fn a_controller_that_is_down_is_waited_for_at_every_stage() {
     });
 }
 
+/// A listener that takes connections and says nothing; what it accepts is kept.
+fn silent() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        held.extend(listener.incoming());
+    });
+    url
+}
+
+#[test]
+fn a_controller_that_hangs_does_not_hide_the_next_one() {
+    let controller = Controller::with_plan(PLAN);
+    let mut node = Node::with_controllers("S1", &controller.pin(), &[&silent(), &controller.url]);
+    node.start(&[]);
+    node.wait_done(Stage::Enrol);
+}
+
+#[test]
+fn a_search_begins_where_it_is_told_to() {
+    let controller = Controller::started();
+    let urls = vec![silent(), controller.url.clone(), silent()];
+    let pin = controller.pin().trim().parse().unwrap();
+    let clock = std::sync::Arc::new(cairn_agent::clock::Clock::new(0));
+    let uplink = cairn_agent::uplink::Uplink::new(urls, pin, clock);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let hour = std::time::Duration::from_secs(3600);
+    for round in [1, 4] {
+        // The first would be waited for for an hour.
+        assert!(runtime.block_on(uplink.search(round, hour)).is_ok());
+        assert_eq!(uplink.current(), Some(controller.url.clone()));
+    }
+    // Each gets its share of patience, and no more.
+    assert!(runtime.block_on(uplink.search(2, std::time::Duration::from_secs(2))).is_ok());
+}
+
 #[test]
 fn a_worker_killed_at_each_stage_converges() {
     let controller = Controller::with_plan(PLAN);

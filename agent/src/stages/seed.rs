@@ -38,8 +38,12 @@ pub(super) async fn from_disks(context: &mut Context) {
         return;
     }
     if let Some(file) = context.options.seed.clone() {
-        if let Some(bytes) = read(&file) {
-            take(context, &bytes, &file.display().to_string());
+        match read(&file) {
+            Ok(bytes) => take(context, &bytes, &file.display().to_string()),
+            // Named by a person, who is to know.
+            Err(error) => {
+                context.console.note(Stage::Network, format!("no seed from {}: {error}", file.display()))
+            }
         }
         return;
     }
@@ -95,7 +99,7 @@ fn on_partitions(names: &[String], scratch: &Path) -> Vec<(String, Vec<u8>)> {
             continue;
         }
         let file = scratch.join(seed::FILE_NAME);
-        if let Some(bytes) = read(&file) {
+        if let Ok(bytes) = read(&file) {
             found.push((name.clone(), bytes));
         }
         let _ = umount2(scratch, MntFlags::MNT_DETACH);
@@ -104,11 +108,10 @@ fn on_partitions(names: &[String], scratch: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 /// A seed's bytes; too long a file comes as one byte more than allowed, so that it is refused, not passed over.
-fn read(file: &Path) -> Option<Vec<u8>> {
+fn read(file: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let file = fs::File::open(file).ok()?;
-    file.take(limits::SEED_BYTES as u64 + 1).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
+    fs::File::open(file)?.take(limits::SEED_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Block devices that carry no stick's file system.

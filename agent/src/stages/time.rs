@@ -15,6 +15,9 @@ use crate::worker::context::Context;
 /// judged wrongly by it.
 const WORTH_A_LINE: u64 = 24 * 3600;
 
+/// One controller has this part of a try's time limit (10 s): what hangs must not keep the node from the next one.
+const SHARE: u32 = 3;
+
 /// The last trusted time that was kept in `dir` (`time.json`); 0 where there is none.
 pub fn last_time(dir: &Path) -> u64 {
     read_json(&dir.join("time.json")).unwrap_or(0)
@@ -58,8 +61,12 @@ pub(super) async fn run(context: &mut Context) -> Outcome {
         }
     };
     let uplink = Arc::new(Uplink::new(controllers(context), pin, Arc::clone(&context.clock)));
-    match uplink.time().await {
-        Ok((time, _, _)) => {
+    // Counted before the try: the walk may cut it off at its time limit.
+    let first = context.searches;
+    context.searches = context.searches.wrapping_add(1);
+    let patience = crate::engine::time_limit(Stage::Time, context.speed()) / SHARE;
+    match uplink.search(first, patience).await {
+        Ok(time) => {
             if let Some(outcome) = believe(context, time) {
                 return outcome;
             }

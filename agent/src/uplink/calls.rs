@@ -1,18 +1,20 @@
 //! The calls of the controller's API that a node makes.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use cairn_protocol::api::{self, Problem};
 use cairn_protocol::enrol::{EnrolAnswer, EnrolRequest, RenewAnswer, RenewRequest};
 use cairn_protocol::heartbeat::{Heartbeat, HeartbeatAnswer};
 use cairn_protocol::limits::{self, clean_text};
-use cairn_protocol::signed::{ControllerKeys, Envelope, SignedTime, TrustedKeys};
+use cairn_protocol::signed::{Envelope, SignedTime};
 use hyper::{Method, StatusCode};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::de::DeserializeOwned;
 
 use super::http::{Answer, Ask};
 use super::tls::Dates;
-use super::{Uplink, UplinkError};
+use super::{Uplink, UplinkError, Worst};
 
 /// The answer about the assignment.
 #[derive(Debug)]
@@ -78,12 +80,35 @@ impl Uplink {
         }
     }
 
-    /// The signed time, proven to answer a nonce of this moment, and the controller's keys. Once it is believed,
-    /// [`Uplink::judge_dates`] lets the connection serve on.
+    /// Looks for a controller that signs the time, each for `patience` at most, beginning at number `first` (counted
+    /// round): the first that does is the current one from now on. Whatever another one answers, the search goes on.
+    /// Once the time is believed, [`Uplink::judge_dates`] lets the connection serve on.
     ///
     /// # Errors
-    /// [`UplinkError`].
-    pub async fn time(&self) -> Result<(u64, TrustedKeys, ControllerKeys), UplinkError> {
+    /// [`UplinkError`]: the most telling of all.
+    pub async fn search(&self, first: usize, patience: Duration) -> Result<u64, UplinkError> {
+        let count = self.controllers.len();
+        let mut worst = Worst::default();
+        for number in (0..count).map(|step| (first % count + step) % count) {
+            let late = || UplinkError::Timeout {
+                url: self.controllers.get(number).cloned().unwrap_or_default(),
+                doing: "sign the time",
+                seconds: patience.as_secs(),
+            };
+            match tokio::time::timeout(patience, self.time_of(number)).await {
+                Ok(Ok(time)) => {
+                    self.state().current = number;
+                    return Ok(time);
+                }
+                Ok(Err(error)) => worst.note(error),
+                Err(_) => worst.note(late()),
+            }
+        }
+        Err(worst.take())
+    }
+
+    /// The time as one controller signs it, proven to answer a nonce of this moment.
+    async fn time_of(&self, number: usize) -> Result<u64, UplinkError> {
         const WHAT: &str = "the signed time";
         let mut nonce = [0; 16];
         SystemRandom::new().fill(&mut nonce).map_err(|_| UplinkError::Malformed {
@@ -94,10 +119,16 @@ impl Uplink {
         let path = format!("{}?nonce={nonce}", api::TIME);
         let ask =
             Ask { dates: Dates::Ignored, as_node: false, ..Self::get(&path, WHAT, limits::ANSWER_BYTES) };
-        let answer = success(self.ask(&ask).await?)?;
-        let signed: SignedTime = json(WHAT, &answer.body)?;
-        let (time, keys) = signed.verify(self.pin, &nonce)?;
-        Ok((time, keys, signed.keys))
+        let answer = self.ask_one(number, &ask).await;
+        let time = answer.and_then(success).and_then(|answer| {
+            let signed: SignedTime = json(WHAT, &answer.body)?;
+            Ok(signed.verify(self.pin, &nonce)?.0)
+        });
+        if time.is_err() {
+            // Such a connection's dates will not be judged.
+            self.pool().clear();
+        }
+        time
     }
 
     /// Asks for a certificate.

@@ -47,6 +47,22 @@ struct State {
     credential: Option<Arc<Credential>>,
 }
 
+/// The most telling of several errors: a refusal before a line that is down.
+#[derive(Debug, Default)]
+struct Worst(Option<UplinkError>);
+
+impl Worst {
+    fn note(&mut self, error: UplinkError) {
+        if self.0.as_ref().is_none_or(|worst| worst.code().is_none()) {
+            self.0 = Some(error);
+        }
+    }
+
+    fn take(self) -> UplinkError {
+        self.0.unwrap_or(UplinkError::NoController)
+    }
+}
+
 impl Uplink {
     /// A line to `controllers`, in that order.
     pub fn new(controllers: Vec<String>, pin: Sha256Digest, clock: Arc<Clock>) -> Self {
@@ -88,21 +104,17 @@ impl Uplink {
     pub async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, UplinkError> {
         let count = self.controllers.len();
         let first = self.state().current;
-        let mut worst: Option<UplinkError> = None;
+        let mut worst = Worst::default();
         for number in (first..count).chain(0..first.min(count)) {
             match self.ask_one(number, ask).await {
                 Ok(answer) => {
                     self.state().current = number;
                     return Ok(answer);
                 }
-                Err(error) => {
-                    if worst.as_ref().is_none_or(|worst| worst.code().is_none()) {
-                        worst = Some(error);
-                    }
-                }
+                Err(error) => worst.note(error),
             }
         }
-        Err(worst.unwrap_or(UplinkError::NoController))
+        Err(worst.take())
     }
 
     async fn ask_one(&self, number: usize, ask: &Ask<'_>) -> Result<Answer, UplinkError> {

@@ -78,6 +78,8 @@ pub struct Context {
     pub network_plan: Option<Netplan>,
     /// Failed tries to reach the controller through the network document in force.
     pub unreached: u32,
+    /// Tries to find a controller so far: each begins at another one.
+    pub searches: usize,
     /// The line to the controller.
     pub uplink: Option<Arc<Uplink>>,
     /// The node's identity.
@@ -134,6 +136,7 @@ impl Context {
             network: None,
             network_plan: None,
             unreached: 0,
+            searches: 0,
             uplink: None,
             identity: None,
             renewal_tried: None,

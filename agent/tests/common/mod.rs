@@ -176,13 +176,18 @@ pub struct Node {
 impl Node {
     /// A node whose image trusts `pin` and calls `url`.
     pub fn new(serial: &str, pin: &str, url: &str) -> Self {
+        Self::with_controllers(serial, pin, &[url])
+    }
+
+    /// A node whose image names several controllers.
+    pub fn with_controllers(serial: &str, pin: &str, urls: &[&str]) -> Self {
         let root = tempfile::tempdir().unwrap();
         let trust = root.path().join("etc/cairn");
         std::fs::create_dir_all(&trust).unwrap();
         std::fs::write(trust.join("ca.pin"), pin).unwrap();
         let image = serde_json::json!({
             "version": 1, "image_version": "0.1.0", "build_time": 1_700_000_000_u64,
-            "controllers": [url], "trust_domain": "cairn.lab",
+            "controllers": urls, "trust_domain": "cairn.lab",
         });
         std::fs::write(trust.join("image.json"), image.to_string()).unwrap();
         Self { root, serial: serial.to_owned(), child: None, lines: Lines::default() }

@@ -45,10 +45,22 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 /// [`FileError`].
 pub fn write_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let tmp = temporary(path);
-    let mut file = create(&tmp, mode)?;
-    file.write_all(bytes).map_err(FileError::at("write", &tmp))?;
-    file.sync_all().map_err(FileError::at("sync", &tmp))?;
-    rename(&tmp, path)
+    let result = write_synced(&tmp, bytes, mode).and_then(|()| rename(&tmp, path));
+    if result.is_err() {
+        let _ = std::fs::remove_file(&tmp);
+    }
+    result
+}
+
+/// Writes `bytes` to `path` itself and syncs it; the directory is the caller's to sync. For a file whose name means
+/// nothing yet.
+///
+/// # Errors
+/// [`FileError`].
+pub fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    let mut file = create(path, mode)?;
+    file.write_all(bytes).map_err(FileError::at("write", path))?;
+    file.sync_all().map_err(FileError::at("sync", path))
 }
 
 /// Renames a synced file into place and syncs the directory.

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::Sha256Digest;
 use crate::caibx::{ChunkSizes, Index, IndexBuilder, IndexError};
-use crate::chunk::{ChunkId, DEFAULT_LEVEL, Encoder, id_of};
+use crate::chunk::{ChunkId, DEFAULT_LEVEL, Decoder, Encoder, id_of};
 use crate::durable::{self, FileError};
 use crate::manifest::IndexRef;
 use crate::store::{Store, StoreError, Writer};
@@ -158,11 +158,12 @@ fn cut<R: Read>(
         for _ in 0..threads {
             let (queue, results, writer) = (Arc::clone(&queue), results.clone(), &writer);
             scope.spawn(move || {
-                let mut encoder = None;
+                let (mut encoder, mut decoder) = (None, Decoder::new());
                 loop {
                     let job = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).recv();
                     let Ok((number, chunk)) = job else { break };
-                    let result = pack(number, &chunk.data, store, writer, &mut encoder, options.level);
+                    let result =
+                        pack(number, &chunk.data, store, writer, (&mut encoder, &mut decoder), options.level);
                     if results.send(result).is_err() {
                         break;
                     }
@@ -198,12 +199,13 @@ fn pack(
     plain: &[u8],
     store: &Store,
     writer: &Mutex<Writer<'_>>,
-    encoder: &mut Option<Encoder>,
+    (encoder, decoder): (&mut Option<Encoder>, &mut Decoder),
     level: i32,
 ) -> Result<Done, PublishError> {
     let id = id_of(plain);
     let length = u32::try_from(plain.len()).unwrap_or(u32::MAX);
-    if store.has(&id) {
+    // What lies there from an earlier run is read: a damaged one is packed again.
+    if store.holds(&id, length, decoder) {
         return Ok(Done { number, id, length, new_bytes: None });
     }
     let encoder = match encoder {

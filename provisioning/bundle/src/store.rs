@@ -69,6 +69,11 @@ impl Store {
         self.path(id).is_file()
     }
 
+    /// Whether the store has a chunk of that name and `length`, whole: it is read, unpacked and checked.
+    pub fn holds(&self, id: &ChunkId, length: u32, decoder: &mut Decoder) -> bool {
+        matches!(self.read(id, length, decoder), Ok(Some(_)))
+    }
+
     /// A chunk as it lies there, compressed and unchecked: for serving. `None` when it is not there.
     ///
     /// # Errors
@@ -244,14 +249,15 @@ pub struct Writer<'s> {
 }
 
 impl Writer<'_> {
-    /// Takes the frame of a chunk; the caller has checked that it is what `id` says.
+    /// Takes the frame of a chunk; the caller has checked that it is what `id` says. One of that name that lies there is
+    /// replaced: it may be damaged.
     ///
     /// # Errors
     /// [`StoreError::File`].
     pub fn put(&mut self, id: &ChunkId, frame: &[u8]) -> Result<(), StoreError> {
         use io::Write as _;
         let path = self.store.path(id);
-        if path.is_file() || self.pending.iter().any(|(pending, ..)| pending == id) {
+        if self.pending.iter().any(|(pending, ..)| pending == id) {
             return Ok(());
         }
         if let Some(dir) = path.parent().filter(|dir| !dir.is_dir()) {
@@ -325,6 +331,9 @@ mod tests {
 
         std::fs::copy(store.path(&id_of(b"two")), store.path(&id)).unwrap();
         assert!(matches!(store.read(&id, 3, &mut decoder).unwrap_err(), StoreError::Chunk(_)));
+        assert!(store.has(&id) && !store.holds(&id, 3, &mut decoder));
+        put(&store, &["one"]);
+        assert!(store.holds(&id, 3, &mut decoder), "a damaged one is replaced");
         std::fs::write(store.path(&id), vec![0; 1 << 21]).unwrap();
         assert!(matches!(store.read(&id, 3, &mut decoder).unwrap_err(), StoreError::File(_)));
         assert!(matches!(store.read_frame(&id).unwrap_err(), StoreError::File(_)));

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use cairn_bundle::caibx::Index;
+use cairn_bundle::caibx::{Entry, Index};
+use cairn_bundle::chunk::Decoder;
 use cairn_bundle::durable;
 use cairn_bundle::manifest::{
     self, Component, ComponentKind, Kind, Layer, Manifest, Persist, StacksOn, Uki, VerityParams,
@@ -14,11 +15,12 @@ use cairn_image::layer::recipe::{self, Bundle as Named};
 use cairn_image::layer::{self, Pinning, lock, stack};
 use cairn_image::toolbox::Toolbox;
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use crate::args::{Bundle, BundleBuild, Global};
 use crate::error::{Error, read_limited, read_text};
 use crate::output::{Output, bytes, table};
-use crate::{progress, repo};
+use crate::{keys, progress, repo};
 
 /// A UKI with a large initramfs.
 const UKI_BYTES: u64 = 512 << 20;
@@ -322,7 +324,7 @@ fn uki_version(path: &Path) -> Result<String, Error> {
     })
 }
 
-fn add(dir: &Path, keys: &Path, to: &Path, global: &Global, out: &Output) -> Result<(), Error> {
+fn add(dir: &Path, signers: &Path, to: &Path, global: &Global, out: &Output) -> Result<(), Error> {
     let path = dir.join("manifest.json");
     let text = read_limited(&path, manifest::MAX_MANIFEST_BYTES)?;
     let manifest = manifest::parse(&text).map_err(|e| Error::input(&path, e))?;
@@ -339,13 +341,18 @@ fn add(dir: &Path, keys: &Path, to: &Path, global: &Global, out: &Output) -> Res
              (bundle build --bundle-version)"
         )));
     }
+    // All of it is read, and the keys are there, before anything is changed.
+    keys::load_all(signers)?;
     let (from, into) = (open_store(dir)?, open_store(to)?);
+    for component in &manifest.components {
+        verify(dir, &from, component)?;
+    }
     for component in &manifest.components {
         copy(dir, to, &from, &into, component)?;
     }
     let now = repo::now(global);
     repository.stage_target(manifest.kind, &target, &text, now).map_err(repo::failed)?;
-    match repo::sign_and_commit(&repository, keys, now)? {
+    match repo::sign_and_commit(&repository, signers, now)? {
         Some(_) => report(out, &target, true, &[]),
         None => {
             let missing: Vec<String> = repository
@@ -391,6 +398,36 @@ pub(crate) fn read_index(dir: &Path, component: &Component) -> Result<Index, Err
     Index::parse(bytes).map_err(|e| Error::input(&path, e))
 }
 
+/// Reads all of a component as a node would: each chunk by its id, the whole by its digest.
+fn verify(dir: &Path, store: &Store, component: &Component) -> Result<(), Error> {
+    let index = read_index(dir, component)?;
+    let bar = progress::bytes(&format!("checking {}", component.name), component.length);
+    let (mut decoder, mut whole) = (Decoder::new(), Sha256::new());
+    for entry in index.entries() {
+        whole.update(read_chunk(store, &entry, &mut decoder)?);
+        bar.inc(u64::from(entry.length));
+    }
+    bar.finish_and_clear();
+    let found = Sha256Digest(whole.finalize().into());
+    if found == component.sha256 && index.component_length() == component.length {
+        return Ok(());
+    }
+    Err(Error::input(
+        &dir.join(component.index.path()),
+        format!("{} is not what the manifest says; build the bundle again", component.name),
+    ))
+}
+
+/// One chunk, unpacked and checked.
+fn read_chunk<'a>(store: &Store, entry: &Entry, decoder: &'a mut Decoder) -> Result<&'a [u8], Error> {
+    let bad = |why: String| Error::input(&store.path(&entry.id), why);
+    match store.read(&entry.id, entry.length, decoder) {
+        Ok(Some(plain)) => Ok(plain),
+        Ok(None) => Err(bad("the chunk is missing; build the bundle again".to_owned())),
+        Err(error) => Err(bad(format!("{error}; build the bundle again"))),
+    }
+}
+
 /// Copies one component's chunks and index from one folder to another.
 fn copy(dir: &Path, to: &Path, from: &Store, into: &Store, component: &Component) -> Result<(), Error> {
     let index = read_index(dir, component)?;
@@ -407,6 +444,7 @@ fn transfer(index: &Index, from: &Store, into: &Store, what: &str) -> Result<(),
     let bar = progress::bytes(what, index.component_length());
     // Holds the collector off.
     let _writer = into.writer().map_err(Error::failed)?;
+    let mut decoder = Decoder::new();
     let mut placed = std::collections::BTreeMap::new();
     let failed = |doing: &str, path: &Path, e: std::io::Error| {
         Error::Failed(format!("cannot {doing} {}: {e}", path.display()))
@@ -414,12 +452,11 @@ fn transfer(index: &Index, from: &Store, into: &Store, what: &str) -> Result<(),
     for entry in index.entries() {
         bar.inc(u64::from(entry.length));
         let (source, place) = (from.path(&entry.id), into.path(&entry.id));
-        if placed.contains_key(&place) || into.has(&entry.id) {
+        // What lies there and is damaged is replaced.
+        if placed.contains_key(&place) || into.holds(&entry.id, entry.length, &mut decoder) {
             continue;
         }
-        if !from.has(&entry.id) {
-            return Err(Error::input(&source, "the chunk is missing; build the bundle again"));
-        }
+        read_chunk(from, &entry, &mut decoder)?;
         let folder = place.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder).map_err(|e| failed("create", folder, e))?;
         // The collector knows what ends so for the remains of a power cut.

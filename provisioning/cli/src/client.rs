@@ -116,14 +116,6 @@ impl Client {
         }
     }
 
-    /// Whether there is a file.
-    pub(crate) async fn has(&self, path: &str) -> Result<bool, Error> {
-        match self.send(Method::HEAD, path, Body::None).await {
-            Err(Error::Refused { status: 404, .. }) => Ok(false),
-            result => result.map(|_| true),
-        }
-    }
-
     /// `POST` with JSON both ways; an answer without a body reads as `null`.
     pub(crate) async fn post<T: DeserializeOwned>(
         &self,
@@ -141,6 +133,11 @@ impl Client {
         bytes: Vec<u8>,
     ) -> Result<Response, Error> {
         self.send(Method::PUT, path, Body::Bytes(kind, bytes)).await
+    }
+
+    /// `PUT` of a file that may be there already, whole or damaged: the controller looks; whether it took this one.
+    pub(crate) async fn offer(&self, path: &str, kind: &'static str, bytes: Vec<u8>) -> Result<bool, Error> {
+        Ok(self.put(path, kind, bytes).await?.status() == StatusCode::CREATED)
     }
 
     /// Reads an answer as JSON.

@@ -26,18 +26,41 @@ use clap::{CommandFactory as _, Parser as _};
 
 use args::{Cli, Command};
 use error::Error;
-use output::Output;
+use output::{Format, Output};
 
 fn main() -> std::process::ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && asks_for_json(std::env::args_os()) => {
+            return end(&Error::Usage(one_line(&error.to_string())), Format::Json);
+        }
+        // Help and versions too.
+        Err(error) => error.exit(),
+    };
     let format = cli.global.output;
     match run(cli) {
         Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{}", error.report(format));
-            std::process::ExitCode::from(error.exit_code())
-        }
+        Err(error) => end(&error, format),
     }
+}
+
+fn end(error: &Error, format: Format) -> std::process::ExitCode {
+    eprintln!("{}", error.report(format));
+    std::process::ExitCode::from(error.exit_code())
+}
+
+/// Whether a command line that could not be understood asks for JSON.
+fn asks_for_json(words: impl Iterator<Item = std::ffi::OsString>) -> bool {
+    let words: Vec<_> = words.collect();
+    let pair = words.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "json");
+    pair || words.iter().any(|word| word == "--output=json")
+}
+
+/// What clap says up to its usage lines, on one line.
+fn one_line(text: &str) -> String {
+    let text = text.split("\n\nUsage:").next().unwrap_or_default();
+    let words: Vec<&str> = text.trim_start_matches("error: ").split_whitespace().collect();
+    words.join(" ")
 }
 
 fn run(cli: Cli) -> Result<(), Error> {
@@ -54,8 +77,10 @@ fn run(cli: Cli) -> Result<(), Error> {
         Command::Plan(command) => plan::run(command, global, &out),
         Command::Watch { once } => watch::run(once, global, &out),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "cairnctl", &mut std::io::stdout());
-            Ok(())
+            // Into memory first: clap_complete panics where it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "cairnctl", &mut script);
+            output::raw(&String::from_utf8_lossy(&script))
         }
     }
 }

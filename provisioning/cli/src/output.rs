@@ -53,6 +53,11 @@ impl Output {
     }
 }
 
+/// Writes text as it is.
+pub(crate) fn raw(text: &str) -> Result<(), Error> {
+    line(text)
+}
+
 /// Writes to standard output; a reader that went away (`| head`) is no failure to shout about.
 fn line(text: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
@@ -62,8 +67,17 @@ fn line(text: &str) -> Result<(), Error> {
     }
 }
 
-/// A table: columns as wide as their widest cell, no cell wider than it has to be.
+/// Columns of a terminal; `None` where there is none, and nothing is shortened.
+fn screen() -> Option<usize> {
+    terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| width.0.into())
+}
+
+/// A table: columns as wide as their widest cell; on a terminal that is narrower, the widest cells are cut.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    table_within(head, rows, screen())
+}
+
+fn table_within(head: &[&str], rows: &[Vec<String>], screen: Option<usize>) -> String {
     let head: Vec<String> = head.iter().map(|cell| (*cell).to_owned()).collect();
     let clean = |cell: &String| cairn_protocol::limits::clean_text(cell);
     let rows: Vec<Vec<String>> =
@@ -71,14 +85,39 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let mut widths: Vec<usize> = (0..head.len()).map(width).collect();
+    if let Some(screen) = screen {
+        fit(&mut widths, screen);
+    }
     let mut text = String::new();
     for row in &rows {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{:<width$}", cut(cell, *width)));
+        text.push_str(cells.collect::<Vec<_>>().join(GAP).trim_end());
         text.push('\n');
     }
     text
+}
+
+/// Between two columns.
+const GAP: &str = "  ";
+/// No column is cut below this: fewer letters say nothing.
+const NARROWEST: usize = 8;
+
+/// Takes from the widest columns what does not fit.
+fn fit(widths: &mut [usize], screen: usize) {
+    let room = screen.saturating_sub(GAP.len() * widths.len().saturating_sub(1));
+    while widths.iter().sum::<usize>() > room {
+        let Some(widest) = widths.iter_mut().max().filter(|widest| **widest > NARROWEST) else { return };
+        *widest -= 1;
+    }
+}
+
+/// A cell of at most `width` letters; the last says that there were more.
+fn cut(cell: &str, width: usize) -> String {
+    if cell.chars().count() <= width {
+        return cell.to_owned();
+    }
+    cell.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
 /// `-` for nothing.
@@ -115,6 +154,18 @@ mod tests {
     fn tables_line_up() {
         let rows = [vec!["n1".to_owned(), "ready".to_owned()], vec!["longer".to_owned(), "x\ny".to_owned()]];
         assert_eq!(table(&["NODE", "STATE"], &rows), "NODE    STATE\nn1      ready\nlonger  x y\n");
+    }
+
+    #[test]
+    fn a_narrow_terminal_cuts_the_widest_cells() {
+        let rows = [vec!["n1".to_owned(), "waiting".to_owned(), "x".repeat(40)]];
+        let text = table_within(&["NODE", "STATE", "WHY"], &rows, Some(30));
+        assert_eq!(text, format!("NODE  STATE    WHY\nn1    waiting  {}…\n", "x".repeat(14)));
+        assert!(text.lines().all(|line| line.chars().count() <= 30));
+        let whole = table_within(&["NODE", "STATE", "WHY"], &rows, None);
+        assert!(whole.contains(&"x".repeat(40)));
+        // What cannot fit at all is not cut to nothing.
+        assert!(table_within(&["NODE", "STATE", "WHY"], &rows, Some(3)).contains("waiting"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use cairn_bundle::caibx;
 use cairn_bundle::chunk::ChunkId;
 use cairn_bundle::manifest;
 use cairn_bundle::store::{Store, chunk_path};
@@ -62,17 +63,12 @@ pub(crate) fn run(options: &Publish, global: &Global, out: &Output) -> Result<()
         send_chunks(&client, dir, &release, options.parallel.into(), &mut sent).await?;
         for path in &release.indexes {
             let url = format!("/v1/repo/{path}");
-            if !client.has(&url).await? {
-                client.put(&url, BINARY, read_limited(&dir.join(path), u64::MAX >> 1)?).await?;
-                sent.indexes += 1;
-            }
+            let bytes = read_limited(&dir.join(path), caibx::MAX_INDEX_BYTES)?;
+            sent.indexes += u64::from(client.offer(&url, BINARY, bytes).await?);
         }
         for (path, text) in &release.manifests {
             let url = format!("{}/{path}", api::TARGETS);
-            if !client.has(&url).await? {
-                client.put(&url, "application/json", text.clone()).await?;
-                sent.manifests += 1;
-            }
+            sent.manifests += u64::from(client.offer(&url, "application/json", text.clone()).await?);
         }
         send_metadata(&client, dir, &mut sent).await?;
         Ok(sent)

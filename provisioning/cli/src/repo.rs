@@ -181,7 +181,10 @@ fn status(dir: &Path, out: &Output) -> Result<(), Error> {
     });
     let status = Status {
         staged: staged.collect(),
-        timestamp_expires: repository.timestamp_expires().ok().map(|date| date.0),
+        timestamp_expires: match repository.timestamp_expires() {
+            Err(RepositoryError::NoRepository(_)) => None,
+            date => Some(date.map_err(failed)?.0),
+        },
         targets: targets(&repository)?,
     };
     out.print(&status, |status| {
@@ -198,9 +201,11 @@ fn status(dir: &Path, out: &Output) -> Result<(), Error> {
             text.push_str(&table(&["STAGED", "VERSION", "SIGNATURES"], &rows));
         }
         if let Some(end) = status.timestamp_expires {
-            text.push_str(&format!("timestamp good until {} (seconds since 1970)\n", end));
+            text.push_str(&format!("timestamp good until {}\n", Date(end)));
         }
-        text.push_str(&format!("{} bundles published\n", status.targets.len()));
+        let count = status.targets.len();
+        let bundles = if count == 1 { "bundle" } else { "bundles" };
+        text.push_str(&format!("{count} {bundles} published\n"));
         status.targets.iter().for_each(|target| text.push_str(&format!("  {target}\n")));
         text
     })
@@ -226,7 +231,13 @@ pub(crate) fn target_bytes(dir: &Path, path: &str, sha256: &str) -> Result<(Stri
 }
 
 pub(crate) fn failed(error: RepositoryError) -> Error {
-    Error::failed(error)
+    match error {
+        RepositoryError::Damaged { path, why } => Error::input(
+            &path,
+            format!("{why}; the repository is damaged, restore the file from a copy of it"),
+        ),
+        error => Error::failed(error),
+    }
 }
 
 fn done(out: &Output, what: &str, files: &[String]) -> Result<(), Error> {

@@ -65,6 +65,28 @@ fn a_release_is_published_and_a_site_gets_it() {
 }
 
 #[test]
+fn what_was_damaged_at_the_controller_is_sent_again() {
+    let bench = Bench::new();
+    bench.repository();
+    bench.bundle("1.0.0");
+    bench.run(&["bundle", "add", "1.0.0", "--keys", "K", "--repo", "R"]).ok();
+    bench.run(&["publish", "--repo", "R"]).ok();
+    let first = |folder: &str| {
+        let mut at = bench.path("ctl/repo").join(folder);
+        while at.is_dir() {
+            at = std::fs::read_dir(&at).unwrap().next().unwrap().unwrap().path();
+        }
+        at
+    };
+    for folder in ["chunks.castr", "indexes", "targets"] {
+        std::fs::write(first(folder), b"").unwrap();
+    }
+    let sent = bench.json(&["publish", "--repo", "R"]);
+    let counts = ["chunks", "indexes", "manifests"].map(|what| sent[what].as_u64().unwrap());
+    assert_eq!(counts, [1, 1, 1], "{sent}");
+}
+
+#[test]
 fn the_controller_that_signed_since_is_caught_up_with() {
     let bench = Bench::new();
     bench.repository();

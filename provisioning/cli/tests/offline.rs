@@ -31,6 +31,43 @@ fn shells_get_completions() {
 }
 
 #[test]
+fn a_completion_script_that_cannot_be_written_is_an_error_and_no_panic() {
+    let bench = Bench::offline();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let out = bench.command(&["completions", "bash"]).stdout(full).output().unwrap();
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    assert!(
+        said.starts_with("cairnctl: cannot write to standard output") && said.lines().count() == 1,
+        "{said}"
+    );
+    // A reader that went away before the first byte.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let out = bench.command(&["completions", "zsh"]).stdout(writer).output().unwrap();
+    assert_eq!((out.status.code(), out.stderr.len()), (Some(0), 0));
+}
+
+#[test]
+fn wrong_usage_is_json_where_json_is_asked_for() {
+    let bench = Bench::offline();
+    for args in [
+        &["--output", "json", "nonsense"][..],
+        &["--output=json", "node", "list", "--nonsense"],
+        &["node", "events", "s1", "n1", "--limit", "nonsense", "--output", "json"],
+        &["node", "list", "--output", "json"],
+    ] {
+        let ran = bench.run(args);
+        assert_eq!((ran.code, ran.out.as_str(), ran.err.lines().count()), (2, "", 1), "{args:?} {}", ran.err);
+        let error: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
+        assert_eq!((&error["error"]["exit_code"], &error["error"]["code"]), (&2.into(), &"usage".into()));
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.contains("nonsense") || message.contains("CAIRN_CREDENTIALS"), "{message}");
+    }
+    bench.run(&["--output", "json", "--help"]).ok();
+}
+
+#[test]
 fn exit_codes_and_what_to_do_next() {
     let bench = Bench::offline();
     bench.write("bad.yaml", PLAN.replace("serial", "seriall"));
@@ -127,6 +164,87 @@ fn a_damaged_build_is_not_added() {
     assert_eq!(ran.code, 5, "{}", ran.err);
     assert!(ran.err.contains("build the bundle again"), "{}", ran.err);
     assert_eq!(bench.json(&["bundle", "list", "--repo", "R"]), serde_json::json!([]));
+}
+
+/// Every file below a folder with its bytes.
+fn everything(dir: &std::path::Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let (mut open, mut files) = (vec![dir.to_owned()], std::collections::BTreeMap::new());
+    while let Some(at) = open.pop() {
+        for entry in std::fs::read_dir(&at).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                open.push(entry);
+            } else if !entry.ends_with(".lock") {
+                files.insert(entry.clone(), std::fs::read(&entry).unwrap());
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn a_bundle_with_a_damaged_chunk_changes_nothing() {
+    let bench = Bench::offline();
+    bench.repository();
+    bench.bundle("1.0.0");
+    let chunks: Vec<_> = everything(&bench.path("1.0.0/chunks.castr")).into_iter().collect();
+    let before = everything(&bench.path("R"));
+    let add = ["bundle", "add", "1.0.0", "--keys", "K", "--repo", "R"];
+    let (last, whole) = &chunks[chunks.len() - 1];
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    for bad in [&b""[..], &whole[..whole.len() - 1], &flipped, &chunks[0].1] {
+        std::fs::write(last, bad).unwrap();
+        let ran = bench.run(&add);
+        assert_eq!(ran.code, 5, "{}", ran.err);
+        assert!(ran.err.contains(last.file_name().unwrap().to_str().unwrap()), "{}", ran.err);
+        assert!(ran.err.contains("build the bundle again"), "{}", ran.err);
+        assert_eq!(everything(&bench.path("R")), before);
+    }
+    // Without its keys too.
+    let ran = bench.run(&["bundle", "add", "1.0.0", "--keys", "nowhere", "--repo", "R"]);
+    assert!(ran.code != 0 && everything(&bench.path("R")) == before, "{}", ran.err);
+    // Built again into the same folder, the damaged chunk is packed anew.
+    bench.bundle("1.0.0");
+    assert_eq!(bench.json(&add)["signed"], true);
+    // One that was damaged in the repository is replaced by the next bundle that has it.
+    let place =
+        bench.path("R/chunks.castr").join(last.strip_prefix(bench.path("1.0.0/chunks.castr")).unwrap());
+    std::fs::write(&place, b"").unwrap();
+    bench.bundle("1.0.1");
+    bench.run(&["bundle", "add", "1.0.1", "--keys", "K", "--repo", "R"]).ok();
+    assert_eq!(&std::fs::read(&place).unwrap(), whole);
+}
+
+#[test]
+fn a_damaged_repository_names_its_file() {
+    let bench = Bench::offline();
+    bench.repository();
+    bench.bundle("1.0.0");
+    bench.run(&["bundle", "add", "1.0.0", "--keys", "K", "--repo", "R"]).ok();
+    let status = ["repo", "status", "--repo", "R"];
+    let text = bench.run(&status).ok().out;
+    assert!(text.contains("\n1 bundle published\n") && text.contains("timestamp good until 20"), "{text}");
+    for name in ["timestamp.json", "2.snapshot.json", "1.targets.json", "2.os.json", "1.root.json"] {
+        let path = bench.path("R/metadata").join(name);
+        let kept = std::fs::read(&path).unwrap();
+        for bad in [None, Some(&b""[..]), Some(&kept[..kept.len() / 2])] {
+            std::fs::remove_file(&path).unwrap();
+            if let Some(bytes) = bad {
+                std::fs::write(&path, bytes).unwrap();
+            }
+            for args in [
+                &status[..],
+                &["bundle", "list", "--repo", "R"],
+                &["repo", "refresh", "--keys", "K", "--repo", "R"],
+            ] {
+                let ran = bench.run(args);
+                assert_eq!(ran.code, 5, "{name} {args:?}: {}{}", ran.out, ran.err);
+                assert!(ran.err.contains(&format!("R/metadata/{name}")) && ran.out.is_empty(), "{}", ran.err);
+            }
+            std::fs::write(&path, &kept).unwrap();
+        }
+    }
+    bench.run(&status).ok();
 }
 
 #[test]

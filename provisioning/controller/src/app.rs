@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use cairn_protocol::ids::Name;
 use tokio::sync::{broadcast, watch};
 
+use crate::chunks::Chunks;
 use crate::clock::Clock;
 use crate::config::Identity;
 use crate::dir::Dir;
@@ -35,12 +36,14 @@ pub struct App {
     pub started: u64,
     /// What `/metrics` shows.
     pub metrics: Metrics,
+    /// The chunks of its repository.
+    pub chunks: Chunks,
     /// Turns true when the controller stops.
     pub stop: watch::Receiver<bool>,
     /// Uploads of release metadata, one at a time.
     pub publishing: tokio::sync::Mutex<()>,
     releases: RwLock<Arc<Releases>>,
-    revoked: RwLock<HashSet<String>>,
+    revoked: watch::Sender<HashSet<String>>,
     changes: broadcast::Sender<NodeView>,
 }
 
@@ -54,7 +57,9 @@ impl App {
         node_life: u64,
         stop: watch::Receiver<bool>,
     ) -> Self {
+        let chunks = Chunks::of(&dir.repo());
         Self {
+            chunks,
             dir,
             identity,
             store,
@@ -65,7 +70,7 @@ impl App {
             stop,
             publishing: tokio::sync::Mutex::new(()),
             releases: RwLock::default(),
-            revoked: RwLock::default(),
+            revoked: watch::Sender::default(),
             changes: broadcast::channel(WATCH_BACKLOG).0,
         }
     }
@@ -101,7 +106,12 @@ impl App {
 
     /// Whether the certificate with this serial number is revoked.
     pub fn is_revoked(&self, serial: &str) -> bool {
-        self.revoked.read().unwrap_or_else(PoisonError::into_inner).contains(serial)
+        self.revoked.borrow().contains(serial)
+    }
+
+    /// Changes whenever a certificate was revoked.
+    pub fn revocations(&self) -> watch::Receiver<HashSet<String>> {
+        self.revoked.subscribe()
     }
 
     /// Reads the revoked certificates again.
@@ -111,7 +121,11 @@ impl App {
     pub async fn reload_revoked(&self) -> store::Result<()> {
         let now = self.clock.now();
         let revoked = self.store.read(move |tx| certs::revoked(tx, now)).await?;
-        *self.revoked.write().unwrap_or_else(PoisonError::into_inner) = revoked;
+        self.revoked.send_if_modified(|known| {
+            let changed = *known != revoked;
+            *known = revoked;
+            changed
+        });
         Ok(())
     }
 

@@ -9,6 +9,7 @@
 
 pub mod app;
 pub mod assign;
+pub mod chunks;
 pub mod clock;
 pub mod config;
 pub mod csr;
@@ -16,6 +17,7 @@ pub mod dir;
 pub mod http;
 pub mod metrics;
 pub mod online;
+pub mod patience;
 pub mod pki;
 pub mod random;
 pub mod releases;

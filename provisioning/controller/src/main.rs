@@ -3,10 +3,12 @@
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use cairn_controller::clock::Clock;
 use cairn_controller::dir::Dir;
+use cairn_controller::patience::Patience;
 use cairn_controller::serve::{self, Options};
 use cairn_controller::{config, pki};
 use cairn_protocol::ids::Name;
@@ -79,6 +81,15 @@ struct Serve {
     /// Connections at once, for each listener
     #[arg(long, default_value_t = 8192, value_parser = clap::value_parser!(u32).range(8..=1_000_000))]
     max_connections: u32,
+    /// Of these, connections of one address (IPv6: of one /64 network) [default: a quarter, at least 8]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_connections_per_address: Option<u32>,
+    /// Seconds that a connection may be open without a request
+    #[arg(long, default_value_t = 75, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    idle_seconds: u64,
+    /// Seconds that a body or an answer may pause, and after which it has to keep up 1 KiB a second on average
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    slow_seconds: u64,
     /// Life of node certificates in seconds
     #[arg(long, default_value_t = pki::NODE_LIFE, value_parser = clap::value_parser!(u64).range(60..=7 * 86_400))]
     node_certificate_seconds: u64,
@@ -100,10 +111,21 @@ fn main() -> std::process::ExitCode {
     match run(Cli::parse()) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("cairn-controller: {error:#}");
+            eprintln!("cairn-controller: {}", line(&error));
             std::process::ExitCode::FAILURE
         }
     }
+}
+
+/// An error and its causes in one line, each said once: some messages have their cause in them already.
+fn line(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
@@ -145,7 +167,13 @@ fn start(serve: Serve) -> anyhow::Result<()> {
         boot_cmdline: serve.boot_cmdline,
         metrics: serve.metrics_listen,
         online_keys: serve.online_keys,
-        max_connections: serve.max_connections as usize,
+        patience: Patience {
+            idle: Duration::from_secs(serve.idle_seconds),
+            slow: Duration::from_secs(serve.slow_seconds),
+            connections: serve.max_connections as usize,
+            per_address: serve.max_connections_per_address.unwrap_or((serve.max_connections / 4).max(8))
+                as usize,
+        },
         node_life: serve.node_certificate_seconds,
         clock: Clock { offset_seconds: serve.clock_offset },
     };

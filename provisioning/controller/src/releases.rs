@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use cairn_bundle::durable::FileError;
 use cairn_bundle::manifest::{self, Kind};
 use cairn_bundle::tuf::{Date, Limits, MemoryStore, Request, Role, RunError, Step, TufError, Updater};
-use cairn_bundle::{caibx, chunk, durable, store};
+use cairn_bundle::{caibx, chunk, durable};
 use cairn_protocol::ids::Sha256Digest;
+
+use crate::chunks::Chunks;
 
 /// The most bytes of a metadata file, as in cairn-bundle.
 pub const METADATA_BYTES: usize = 1 << 20;
@@ -24,9 +26,6 @@ pub enum ReleaseError {
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Another file of the folder.
-    #[error(transparent)]
-    Dir(#[from] crate::dir::DirError),
     /// No root to begin with.
     #[error("there is no 1.root.json: upload it first")]
     NoRoot,
@@ -56,7 +55,7 @@ impl ReleaseError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Refused(error) => error.code(),
-            Self::File(_) | Self::Dir(_) => "controller-failed",
+            Self::File(_) => "controller-failed",
             Self::NoRoot => "metadata-missing",
             Self::NotNewer { .. } => "metadata-rollback",
             Self::Incomplete { .. } => "incomplete",
@@ -195,7 +194,7 @@ pub struct Next {
 ///
 /// # Errors
 /// [`ReleaseError`].
-pub fn judge(repo: &Path, now: Date) -> Result<Next> {
+pub fn judge(repo: &Path, held: &Chunks, now: Date) -> Result<Next> {
     let (metadata, staging) = (repo.join("metadata"), repo.join("staging"));
     let visible = Folders(vec![metadata.clone()]);
     let both = Folders(vec![staging.clone(), metadata]);
@@ -233,14 +232,14 @@ pub fn judge(repo: &Path, now: Date) -> Result<Next> {
     let releases = Releases::read(&both)?;
     for (target, release) in &releases.targets {
         if before.find(target) != Some(*release) {
-            complete(repo, target, *release)?;
+            complete(repo, held, target, *release)?;
         }
     }
     Ok(Next { files, releases })
 }
 
-/// Whether the manifest at `target`, its indexes and all their chunks are there.
-fn complete(repo: &Path, target: &str, release: Release) -> Result<()> {
+/// Whether the manifest at `target`, its indexes and all their chunks are there and whole.
+fn complete(repo: &Path, held: &Chunks, target: &str, release: Release) -> Result<()> {
     let lacks = |what: String| ReleaseError::Incomplete { target: target.to_owned(), what };
     let (dir, name) = target.rsplit_once('/').unwrap_or(("", target));
     let path = repo.join("targets").join(dir).join(format!("{}.{name}", release.sha256));
@@ -250,7 +249,6 @@ fn complete(repo: &Path, target: &str, release: Release) -> Result<()> {
     let bytes = bytes.ok_or_else(|| lacks("the manifest".to_owned()))?;
     let manifest =
         manifest::parse(&bytes).map_err(|e| lacks(format!("a manifest that can be read ({e})")))?;
-    let chunks = store::Store::open(&repo.join("chunks.castr")).map_err(|e| lacks(e.to_string()))?;
     for component in &manifest.components {
         let digest = component.index.sha256;
         let path = repo.join("indexes").join(format!("{digest}.caibx"));
@@ -258,7 +256,7 @@ fn complete(repo: &Path, target: &str, release: Release) -> Result<()> {
             .filter(|bytes| Sha256Digest::of(bytes) == digest)
             .and_then(|bytes| caibx::Index::parse(bytes).ok())
             .ok_or_else(|| lacks(format!("index {digest}")))?;
-        let mut missing = index.entries().filter(|entry| !chunks.has(&entry.id));
+        let mut missing = index.entries().filter(|entry| !held.holds(&entry.id));
         if let Some(first) = missing.next() {
             let more = missing.count();
             return Err(lacks(format!(

@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::dir::{self, Dir};
 use crate::http::{self, boot::BootService};
 use crate::online::{self, OnlineKeys};
+use crate::patience::Patience;
 use crate::server::{self, Transport};
 use crate::store::{Store, certs, nodes, plans};
 use crate::tls::{self, ServerCert};
@@ -45,8 +46,8 @@ pub struct Options {
     pub metrics: Option<SocketAddr>,
     /// Keys of the online TUF roles.
     pub online_keys: Option<PathBuf>,
-    /// Connections at once.
-    pub max_connections: usize,
+    /// What each listener puts up with.
+    pub patience: Patience,
     /// Life of node certificates in seconds.
     pub node_life: u64,
     /// The clock.
@@ -61,13 +62,27 @@ async fn bind(what: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 fn load_cert(options: &Options, identity: &config::Identity) -> anyhow::Result<Arc<ServerCert>> {
+    // One that is there and cannot be read was damaged: whoever looks after this machine is to know.
+    for name in ["tls.crt", "tls.key"] {
+        let path = options.dir.file(name);
+        if path.exists() {
+            tls::check_pem(name, &dir::read(&path).unwrap_or_default()).with_context(|| {
+                format!(
+                    "{} is damaged: look at the disk; remove tls.crt and tls.key to have them made anew",
+                    path.display()
+                )
+            })?;
+        }
+    }
     renew_if_old(options, identity)?;
     let read = |name| dir::read(&options.dir.file(name));
-    let cert = ServerCert::load(&read("tls.crt")?, &read("tls.key")?).or_else(|error| {
+    let pair =
+        || -> anyhow::Result<ServerCert> { Ok(ServerCert::load(&read("tls.crt")?, &read("tls.key")?)?) };
+    let cert = pair().or_else(|error| {
         // Key and certificate are two files: a crash between them leaves a pair that does not match.
         tracing::warn!(%error, "the server certificate is made anew");
         config::renew_server(&options.dir, &identity.ca, &identity.settings, options.clock.now())?;
-        anyhow::Ok(ServerCert::load(&read("tls.crt")?, &read("tls.key")?)?)
+        pair()
     })?;
     Ok(Arc::new(cert))
 }
@@ -92,12 +107,17 @@ pub async fn run(
     ready: impl FnOnce(SocketAddr),
 ) -> anyhow::Result<()> {
     let identity = config::load(&options.dir)?;
+    let _held = config::lock(&options.dir)?;
     let now = options.clock.now();
     anyhow::ensure!(
         now >= identity.ca.not_before(),
         "this machine's clock is before the controller's CA was made: set the clock, nodes will believe it"
     );
     options.dir.ensure_repo()?;
+    let left = options.dir.clear_incoming()?;
+    if left > 0 {
+        tracing::info!(left, "unfinished uploads were removed");
+    }
     let online = options.online_keys.as_deref().map(OnlineKeys::load).transpose()?;
     let store = Store::open(&options.dir.database())?;
     let cert = load_cert(&options, &identity)?;
@@ -120,7 +140,7 @@ pub async fn run(
     let address = listener.local_addr()?;
     let mut tasks = tokio::task::JoinSet::new();
     let serve = |listener, transport, router| {
-        server::serve(listener, transport, router, options.max_connections, stop.clone(), GRACE)
+        server::serve(listener, transport, router, options.patience, stop.clone(), GRACE)
     };
     if let Some((address, dir)) = &options.boot {
         let listener = bind("the boot service", *address).await?;

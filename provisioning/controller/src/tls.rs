@@ -120,6 +120,22 @@ fn certified(chain: &str, key: &str) -> Result<CertifiedKey, TlsError> {
     Ok(key)
 }
 
+/// Whether the text of `tls.key` or `tls.crt` can be read, each on its own.
+///
+/// # Errors
+/// [`TlsError::Pem`].
+pub fn check_pem(what: &'static str, text: &str) -> Result<(), TlsError> {
+    let bad = |why: String| TlsError::Pem { what, why };
+    if what == "tls.key" {
+        let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|e| bad(e.to_string()))?;
+        provider().key_provider.load_private_key(key).map_err(|e| bad(e.to_string()))?;
+        return Ok(());
+    }
+    let chain = certs(what, text)?;
+    let leaf = chain.first().ok_or_else(|| bad("there is no certificate in it".to_owned()))?;
+    X509Certificate::from_der(leaf).map(drop).map_err(|e| bad(e.to_string()))
+}
+
 /// Until when the server certificate at `path` is valid, seconds since 1970; `None` when there is none to read.
 pub fn valid_until(path: &Path) -> Option<u64> {
     let chain = certs("tls.crt", &std::fs::read_to_string(path).ok()?).ok()?;

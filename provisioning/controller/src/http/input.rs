@@ -1,6 +1,7 @@
 //! Reading requests: measured first, then parsed; what cannot be read is answered with a problem.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::body::BodyDataStream;
 use axum::extract::{FromRequest, FromRequestParts, Request};
@@ -11,17 +12,19 @@ use cairn_protocol::ids::{Name, Sha256Digest};
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 
+use super::auth::Standing;
 use super::problem::Failure;
-
-/// A peer that sends nothing for this long in the middle of a body is gone.
-const IDLE: Duration = Duration::from_secs(30);
+use crate::patience::{self, Patience};
+use crate::server::Connection;
 
 /// Bytes of a body that is too long that are thrown away before the answer; several times what honest peers get wrong.
 const DRAIN: usize = 8 << 20;
-/// How long more of them are waited for.
+/// How long they may take, and a pause between them.
+const DRAIN_TIME: Duration = Duration::from_secs(10);
 const DRAIN_IDLE: Duration = Duration::from_secs(2);
 
-/// A request body of at most `MAX` bytes.
+/// A request body of at most `MAX` bytes. Where the route asks who calls, the caller was still allowed to when the last
+/// byte had come.
 #[derive(Debug)]
 pub struct Limited<const MAX: usize>(pub Bytes);
 
@@ -32,12 +35,21 @@ impl<const MAX: usize, S: Send + Sync> FromRequest<S> for Limited<MAX> {
             .headers()
             .get(header::CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let standing = request.extensions().get::<Standing>().cloned();
+        let connection = request.extensions().get::<Arc<Connection>>();
+        let patience = connection.ok_or_else(|| Failure::internal(&"no connection"))?.patience;
         let mut stream = request.into_body().into_data_stream();
         if announced.is_some_and(|length| length > MAX as u64) {
             drain(&mut stream).await;
             return Err(too_long(MAX));
         }
-        read(&mut stream, MAX).await.map(Self)
+        let Some(standing) = standing else { return read(&mut stream, MAX, patience).await.map(Self) };
+        let bytes = tokio::select! {
+            bytes = read(&mut stream, MAX, patience) => bytes?,
+            failure = standing.lost() => return Err(failure),
+        };
+        standing.check().await?;
+        Ok(Self(bytes))
     }
 }
 
@@ -51,18 +63,21 @@ fn too_long(max: usize) -> Failure {
 
 /// Throws away a little of what still comes: a peer that is still sending when its connection is closed never sees why.
 async fn drain(stream: &mut BodyDataStream) {
-    let mut left = DRAIN;
+    let (mut left, begun) = (DRAIN, Instant::now());
     while left > 0
+        && begun.elapsed() < DRAIN_TIME
         && let Ok(Some(Ok(piece))) = tokio::time::timeout(DRAIN_IDLE, stream.next()).await
     {
         left = left.saturating_sub(piece.len());
     }
 }
 
-async fn read(stream: &mut BodyDataStream, max: usize) -> Result<Bytes, Failure> {
-    let mut bytes = BytesMut::new();
+async fn read(stream: &mut BodyDataStream, max: usize, patience: Patience) -> Result<Bytes, Failure> {
+    let (mut bytes, begun) = (BytesMut::new(), Instant::now());
     loop {
-        match tokio::time::timeout(IDLE, stream.next()).await {
+        let now = Instant::now();
+        let until = patience.deadline(begun, now, bytes.len() as u64).min(now + patience.slow);
+        match tokio::time::timeout_at(until.into(), stream.next()).await {
             Ok(None) => return Ok(bytes.freeze()),
             Ok(Some(Ok(piece))) if bytes.len() + piece.len() <= max => bytes.extend_from_slice(&piece),
             Ok(Some(Ok(_))) => {
@@ -74,7 +89,10 @@ async fn read(stream: &mut BodyDataStream, max: usize) -> Result<Bytes, Failure>
                 return Err(Failure::new(
                     StatusCode::REQUEST_TIMEOUT,
                     "too-slow",
-                    "the request's body stopped arriving",
+                    format!(
+                        "the request's body stopped arriving, or came with less than {} bytes a second",
+                        patience::SLOWEST
+                    ),
                 ));
             }
         }

@@ -164,22 +164,25 @@ fn issue(
 #[utoipa::path(post, path = "/v1/node/renew", tag = "node", summary = "The next certificate", request_body(content = Object, description = "cairn_protocol::enrol::RenewRequest"), responses((status = 200, description = "cairn_protocol::enrol::RenewAnswer", body = Object)))]
 pub async fn renew(
     State(app): State<Arc<App>>,
-    NodeCaller { site, node }: NodeCaller,
+    NodeCaller { site, node, standing }: NodeCaller,
     Limited(body): Limited<{ limits::ENROL_BYTES }>,
 ) -> Result<Json<RenewAnswer>, Failure> {
     let request: RenewRequest = json("the renewal request", &body)?;
     let spki = csr::key_of(&request.csr).map_err(|e| Failure::bad("bad-csr", e.to_string()))?;
     let job = app.clone();
-    let key = Sha256Digest::of(&spki);
+    let (key, serial) = (Sha256Digest::of(&spki), standing.serial());
     let certificates = app
         .store
         .write(move |tx| {
-            if !enrolments::change_key(tx, &site, &node, key)? {
+            // A release that came first must not be undone by the next certificate.
+            if certs::is_revoked(tx, &serial)? || !enrolments::change_key(tx, &site, &node, key)? {
                 return Ok(None);
             }
             issue(tx, &job.identity, &site, &node, &spki, job.clock.now(), job.node_life).map(Some)
         })
-        .await?
+        .await?;
+    standing.check().await?;
+    let certificates = certificates
         .ok_or_else(|| Failure::conflict("key-taken", "this key is another node's; make a new one"))?;
     Ok(Json(RenewAnswer { certificates }))
 }
@@ -188,7 +191,7 @@ pub async fn renew(
 #[utoipa::path(get, path = "/v1/node/assignment", tag = "node", summary = "The caller's signed assignment", responses((status = 200, description = "cairn_protocol::signed::Envelope of an Assignment, with its ETag", body = Object), (status = 204, description = "The site's plan does not have this node now"), (status = 304, description = "The assignment that If-None-Match names is current")))]
 pub async fn assignment(
     State(app): State<Arc<App>>,
-    NodeCaller { site, node }: NodeCaller,
+    NodeCaller { site, node, .. }: NodeCaller,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let current = app.store.read(move |tx| assignments::current(tx, &site, &node)).await?;
@@ -246,7 +249,7 @@ pub fn read_heartbeat(bytes: &[u8]) -> Result<Heartbeat, Failure> {
 #[utoipa::path(post, path = "/v1/node/heartbeat", tag = "node", summary = "What the caller does; events are stored once, however often they are sent", request_body(content = Object, description = "cairn_protocol::heartbeat::Heartbeat, 64 KiB at most"), responses((status = 200, description = "cairn_protocol::heartbeat::HeartbeatAnswer", body = Object)))]
 pub async fn heartbeat(
     State(app): State<Arc<App>>,
-    NodeCaller { site, node }: NodeCaller,
+    NodeCaller { site, node, .. }: NodeCaller,
     Limited(body): Limited<{ limits::HEARTBEAT_BYTES }>,
 ) -> Result<Json<HeartbeatAnswer>, Failure> {
     let beat = read_heartbeat(&body)?;
@@ -287,7 +290,7 @@ fn unknown_node() -> Failure {
 #[utoipa::path(put, path = "/v1/node/status", tag = "node", summary = "The caller's full status; its digest is the SHA-256 of the body", request_body(content = Object, description = "cairn_protocol::heartbeat::Status, 512 KiB at most"), responses((status = 204, description = "Stored")))]
 pub async fn status(
     State(app): State<Arc<App>>,
-    NodeCaller { site, node }: NodeCaller,
+    NodeCaller { site, node, .. }: NodeCaller,
     Limited(body): Limited<{ limits::STATUS_BYTES }>,
 ) -> Result<StatusCode, Failure> {
     let mut status: Status = json("the status", &body)?;

@@ -99,6 +99,9 @@ pub async fn get_node(
     detail.map(Json).ok_or_else(|| no_node(&site, &node))
 }
 
+/// Events that one answer may have; more are not kept.
+const EVENTS: std::ops::RangeInclusive<u64> = 1..=5_000;
+
 /// `?limit=`.
 #[derive(Debug, Deserialize)]
 pub struct LimitQuery {
@@ -114,7 +117,11 @@ pub async fn node_events(
     Query(query): Query<LimitQuery>,
 ) -> Result<Json<Vec<cairn_protocol::heartbeat::Event>>, Failure> {
     let (site, node) = (name("site", &site)?, name("node", &node)?);
-    let limit = query.limit.unwrap_or(200).clamp(1, 5_000);
+    let limit = query.limit.unwrap_or(200);
+    if !EVENTS.contains(&limit) {
+        let (min, max) = (EVENTS.start(), EVENTS.end());
+        return Err(Failure::bad("bad-query", format!("limit takes {min} to {max}")));
+    }
     let (at, of) = (site.clone(), node.clone());
     let events = app
         .store
@@ -130,7 +137,7 @@ pub async fn node_events(
 #[utoipa::path(post, path = "/v1/nodes/{site}/{node}/release", tag = "operator", summary = "Takes key and certificates from a node", params(("site" = String, Path), ("node" = String, Path)), responses((status = 200, body = NodeView)))]
 pub async fn release(
     State(app): State<Arc<App>>,
-    OperatorCaller { name: operator }: OperatorCaller,
+    OperatorCaller { name: operator, .. }: OperatorCaller,
     Path((site, node)): Path<(String, String)>,
 ) -> Result<Json<NodeView>, Failure> {
     let (site, node) = (name("site", &site)?, name("node", &node)?);
@@ -147,7 +154,7 @@ pub async fn release(
 #[utoipa::path(post, path = "/v1/nodes/{site}/{node}/reinstall", tag = "operator", summary = "Orders a node to wipe its disk and install anew", params(("site" = String, Path), ("node" = String, Path)), responses((status = 200, body = NodeView)))]
 pub async fn reinstall(
     State(app): State<Arc<App>>,
-    OperatorCaller { name: operator }: OperatorCaller,
+    OperatorCaller { name: operator, .. }: OperatorCaller,
     Path((site, node)): Path<(String, String)>,
 ) -> Result<Json<NodeView>, Failure> {
     let (site, node) = (name("site", &site)?, name("node", &node)?);
@@ -203,7 +210,7 @@ pub struct ApproveRequest {
 #[utoipa::path(post, path = "/v1/quarantine/{id}/approve", tag = "operator", summary = "Approves a key as a node of a plan", params(("id" = u64, Path)), request_body = ApproveRequest, responses((status = 204, description = "Approved")))]
 pub async fn approve(
     State(app): State<Arc<App>>,
-    OperatorCaller { name: operator }: OperatorCaller,
+    OperatorCaller { name: operator, .. }: OperatorCaller,
     Path(id): Path<u64>,
     Limited(body): Limited<REQUEST_BYTES>,
 ) -> Result<StatusCode, Failure> {
@@ -234,7 +241,7 @@ fn no_key(id: u64) -> Failure {
 #[utoipa::path(post, path = "/v1/quarantine/{id}/refuse", tag = "operator", summary = "Refuses a key", params(("id" = u64, Path)), responses((status = 204, description = "Refused")))]
 pub async fn refuse(
     State(app): State<Arc<App>>,
-    OperatorCaller { name: operator }: OperatorCaller,
+    OperatorCaller { name: operator, .. }: OperatorCaller,
     Path(id): Path<u64>,
 ) -> Result<StatusCode, Failure> {
     if !app.store.write(move |tx| enrolments::refuse(tx, id)).await? {

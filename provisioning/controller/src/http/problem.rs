@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use cairn_bundle::durable::FileError;
 use cairn_protocol::api::Problem;
 use cairn_protocol::limits::clean_text;
 
@@ -69,8 +70,8 @@ impl From<StoreError> for Failure {
     }
 }
 
-impl From<crate::dir::DirError> for Failure {
-    fn from(error: crate::dir::DirError) -> Self {
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
         Self::internal(&error)
     }
 }

@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method};
 use axum::response::Response;
 use cairn_protocol::ids::Sha256Digest;
+use futures_util::StreamExt as _;
 
-use super::auth::AnyCaller;
+use super::auth::{AnyCaller, Standing};
 use super::files::{self, Label};
 use super::input::{Path, digest};
 use super::problem::Failure;
@@ -110,6 +112,7 @@ async fn answer(
     file: &RepoFile,
     method: &Method,
     headers: &HeaderMap,
+    standing: Standing,
 ) -> Result<Response, Failure> {
     let path = app.dir.repo().join(file.path());
     let (etag, media) = match file {
@@ -123,55 +126,60 @@ async fn answer(
         }
     };
     let label = Label { etag: format!("\"{etag}\""), media, immutable: file.immutable() };
-    files::serve(&path, &label, method, headers).await
+    let response = files::serve(&path, &label, method, headers).await?;
+    // A body that is cut is shorter than it said: its reader sees that.
+    Ok(response.map(|body| {
+        let lost = async move { drop(standing.lost().await) };
+        Body::from_stream(body.into_data_stream().take_until(Box::pin(lost)))
+    }))
 }
 
 /// `GET /v1/repo/metadata/{file}`.
 #[utoipa::path(get, path = "/v1/repo/metadata/{file}", tag = "repository", summary = "Release metadata", params(("file" = String, Path)), responses((status = 200, body = Object), (status = 206), (status = 304)))]
 pub async fn metadata(
     State(app): State<Arc<App>>,
-    _: AnyCaller,
+    AnyCaller(standing): AnyCaller,
     Path(file): Path<String>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    answer(&app, &RepoFile::metadata(&file)?, &method, &headers).await
+    answer(&app, &RepoFile::metadata(&file)?, &method, &headers, standing).await
 }
 
 /// `GET /v1/repo/targets/{path}`.
 #[utoipa::path(get, path = "/v1/repo/targets/{*path}", tag = "repository", summary = "A manifest", params(("path" = String, Path, description = "<dir>/<sha256>.<file>")), responses((status = 200, body = Object), (status = 206), (status = 304)))]
 pub async fn target(
     State(app): State<Arc<App>>,
-    _: AnyCaller,
+    AnyCaller(standing): AnyCaller,
     Path(path): Path<String>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    answer(&app, &RepoFile::target(&path)?, &method, &headers).await
+    answer(&app, &RepoFile::target(&path)?, &method, &headers, standing).await
 }
 
 /// `GET /v1/repo/indexes/{file}`.
 #[utoipa::path(get, path = "/v1/repo/indexes/{file}", tag = "repository", summary = "A chunk index", params(("file" = String, Path, description = "<sha256>.caibx")), responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream"), (status = 206), (status = 304)))]
 pub async fn index(
     State(app): State<Arc<App>>,
-    _: AnyCaller,
+    AnyCaller(standing): AnyCaller,
     Path(file): Path<String>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    answer(&app, &RepoFile::index(&file)?, &method, &headers).await
+    answer(&app, &RepoFile::index(&file)?, &method, &headers, standing).await
 }
 
 /// `GET /v1/repo/chunks/{prefix}/{file}`.
 #[utoipa::path(get, path = "/v1/repo/chunks/{prefix}/{file}", tag = "repository", summary = "A chunk", params(("prefix" = String, Path, description = "first 4 digits"), ("file" = String, Path, description = "<sha256>.cacnk")), responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream"), (status = 206), (status = 304)))]
 pub async fn chunk(
     State(app): State<Arc<App>>,
-    _: AnyCaller,
+    AnyCaller(standing): AnyCaller,
     Path((prefix, file)): Path<(String, String)>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    answer(&app, &RepoFile::chunk(&prefix, &file)?, &method, &headers).await
+    answer(&app, &RepoFile::chunk(&prefix, &file)?, &method, &headers, standing).await
 }
 
 #[cfg(test)]

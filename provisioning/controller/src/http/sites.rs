@@ -60,7 +60,7 @@ pub struct PlanAnswer {
 #[utoipa::path(put, path = "/v1/sites/{site}/plan", tag = "operator", summary = "Makes a YAML text the site's plan", params(("site" = String, Path)), request_body(content = String, content_type = "application/yaml", description = "4 MiB at most"), responses((status = 200, body = PlanAnswer)))]
 pub async fn put_plan(
     State(app): State<Arc<App>>,
-    OperatorCaller { name: operator }: OperatorCaller,
+    OperatorCaller { name: operator, .. }: OperatorCaller,
     Path(site): Path<String>,
     Limited(body): Limited<{ limits::PLAN_BYTES }>,
 ) -> Result<Json<PlanAnswer>, Failure> {
@@ -158,7 +158,7 @@ pub struct TokenAnswer {
 #[utoipa::path(post, path = "/v1/sites/{site}/tokens", tag = "operator", summary = "Makes a one-time token", params(("site" = String, Path)), request_body = TokenRequest, responses((status = 200, body = TokenAnswer)))]
 pub async fn token(
     State(app): State<Arc<App>>,
-    OperatorCaller { name: operator }: OperatorCaller,
+    OperatorCaller { name: operator, .. }: OperatorCaller,
     Path(site): Path<String>,
     Limited(body): Limited<REQUEST_BYTES>,
 ) -> Result<Json<TokenAnswer>, Failure> {
@@ -212,7 +212,7 @@ pub struct SeedRequest {
 #[utoipa::path(post, path = "/v1/sites/{site}/seed", tag = "operator", summary = "Makes a signed seed", params(("site" = String, Path)), request_body = SeedRequest, responses((status = 200, description = "cairn_protocol::seed::SignedSeed", body = Object)))]
 pub async fn seed(
     State(app): State<Arc<App>>,
-    OperatorCaller { name: operator }: OperatorCaller,
+    OperatorCaller { name: operator, .. }: OperatorCaller,
     Path(site): Path<String>,
     Limited(body): Limited<{ limits::SEED_BYTES }>,
 ) -> Result<Json<SignedSeed>, Failure> {

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use bytes::Bytes;
+use cairn_bundle::durable::{self, FileError};
 use cairn_bundle::tuf::Date;
 use cairn_bundle::{caibx, chunk, manifest};
 use cairn_protocol::ids::Sha256Digest;
@@ -41,33 +43,53 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Failure::internal(&e)))
 }
 
-/// Writes `bytes` under their name in the repository unless something is there; whether it was new.
-fn store(repo: &FsPath, file: &RepoFile, bytes: &[u8]) -> Result<StatusCode, Failure> {
-    let path = repo.join(file.path());
-    if path.is_file() {
-        return Ok(StatusCode::NO_CONTENT);
-    }
-    if let Some(folder) = path.parent() {
-        dir::make_dir(folder)?;
-    }
-    let tmp = repo.join("incoming").join(crate::random::hex(16));
-    dir::write_new(&tmp, bytes, 0o600)?;
-    std::fs::rename(&tmp, &path).map_err(dir::failed("rename a file to", &path))?;
-    Ok(StatusCode::CREATED)
+/// Takes an upload: checked against its name, then written unless it is there. What is there and damaged is replaced.
+async fn take(app: Arc<App>, file: RepoFile, body: Bytes) -> Result<StatusCode, Failure> {
+    blocking(move || {
+        let path = app.dir.repo().join(file.path());
+        let checked = match &file {
+            RepoFile::Chunk(id) => releases::check_chunk(*id, &body),
+            RepoFile::Index(digest) => releases::check_index(*digest, &body),
+            RepoFile::Target(folder, digest, name) => {
+                let target = if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
+                releases::check_target(&target, *digest, &body)
+            }
+            RepoFile::Metadata(_) => Err(Unacceptable("metadata is staged, not stored".to_owned())),
+        };
+        checked.map_err(|e| refuse(&e))?;
+        let there = match &file {
+            // Another compression of the same chunk is as good.
+            RepoFile::Chunk(id) => app.chunks.holds(id),
+            _ => durable::read(&path, body.len() as u64)
+                .is_ok_and(|there| there.as_ref() == Some(&body.to_vec())),
+        };
+        if there {
+            return Ok(StatusCode::NO_CONTENT);
+        }
+        if let Some(folder) = path.parent() {
+            dir::make_dir(folder)?;
+        }
+        let tmp = app.dir.incoming().join(crate::random::hex(16));
+        durable::write_synced(&tmp, &body, 0o600)?;
+        std::fs::rename(&tmp, &path).map_err(FileError::at("rename a file to", &path))?;
+        if let RepoFile::Chunk(id) = &file {
+            app.chunks.written(id)?;
+        }
+        Ok(StatusCode::CREATED)
+    })
+    .await
 }
 
-/// Which of some chunks the repository lacks.
-#[utoipa::path(post, path = "/v1/repo/missing", tag = "publish", summary = "Which of some chunks the repository lacks", request_body(content = Vec<String>, description = "chunk ids, 4 MiB at most"), responses((status = 200, body = Vec<String>)))]
+/// Which of some chunks the repository lacks, or holds damaged.
+#[utoipa::path(post, path = "/v1/repo/missing", tag = "publish", summary = "Which of some chunks the repository lacks, or holds damaged", request_body(content = Vec<String>, description = "chunk ids, 4 MiB at most"), responses((status = 200, body = Vec<String>)))]
 pub async fn missing(
     State(app): State<Arc<App>>,
     _: OperatorCaller,
     Limited(body): Limited<LIST_BYTES>,
 ) -> Result<Json<Vec<String>>, Failure> {
     let ids: Vec<Sha256Digest> = json("the list of chunk ids", &body)?;
-    let repo = app.dir.repo();
     blocking(move || {
-        let lacks = |id: &Sha256Digest| !repo.join(RepoFile::Chunk(*id).path()).is_file();
-        Ok(Json(ids.into_iter().filter(lacks).map(|id| id.to_string()).collect()))
+        Ok(Json(ids.into_iter().filter(|id| !app.chunks.holds(id)).map(|id| id.to_string()).collect()))
     })
     .await
 }
@@ -80,14 +102,7 @@ pub async fn put_chunk(
     Path((prefix, file)): Path<(String, String)>,
     Limited(body): Limited<CHUNK_BYTES>,
 ) -> Result<StatusCode, Failure> {
-    let file = RepoFile::chunk(&prefix, &file)?;
-    let RepoFile::Chunk(id) = file else { return Err(Failure::internal(&"not a chunk")) };
-    let repo = app.dir.repo();
-    blocking(move || {
-        releases::check_chunk(id, &body).map_err(|e| refuse(&e))?;
-        store(&repo, &file, &body)
-    })
-    .await
+    take(app, RepoFile::chunk(&prefix, &file)?, body).await
 }
 
 /// Uploads a chunk index.
@@ -98,14 +113,7 @@ pub async fn put_index(
     Path(file): Path<String>,
     Limited(body): Limited<INDEX_BYTES>,
 ) -> Result<StatusCode, Failure> {
-    let file = RepoFile::index(&file)?;
-    let RepoFile::Index(digest) = file else { return Err(Failure::internal(&"not an index")) };
-    let repo = app.dir.repo();
-    blocking(move || {
-        releases::check_index(digest, &body).map_err(|e| refuse(&e))?;
-        store(&repo, &file, &body)
-    })
-    .await
+    take(app, RepoFile::index(&file)?, body).await
 }
 
 /// Uploads a manifest.
@@ -116,14 +124,7 @@ pub async fn put_target(
     Path(path): Path<String>,
     Limited(body): Limited<MANIFEST_BYTES>,
 ) -> Result<StatusCode, Failure> {
-    let file = RepoFile::target(&path)?;
-    let RepoFile::Target(folder, digest, name) = &file else {
-        return Err(Failure::internal(&"not a target"));
-    };
-    let target = if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
-    releases::check_target(&target, *digest, &body).map_err(|e| refuse(&e))?;
-    let repo = app.dir.repo();
-    blocking(move || store(&repo, &file, &body)).await
+    take(app, RepoFile::target(&path)?, body).await
 }
 
 /// Uploads release metadata. Files wait unseen until `timestamp.json` comes, which makes them visible when the whole is
@@ -131,16 +132,16 @@ pub async fn put_target(
 #[utoipa::path(put, path = "/v1/repo/metadata/{file}", tag = "publish", summary = "Uploads release metadata; timestamp.json makes it visible", params(("file" = String, Path)), request_body(content = Object), responses((status = 201, description = "The release is visible"), (status = 202, description = "Waits for timestamp.json"), (status = 204, description = "It was visible already")))]
 pub async fn put_metadata(
     State(app): State<Arc<App>>,
-    OperatorCaller { name: operator }: OperatorCaller,
+    OperatorCaller { name: operator, standing }: OperatorCaller,
     Path(file): Path<String>,
     Limited(body): Limited<METADATA_BYTES>,
 ) -> Result<StatusCode, Failure> {
     RepoFile::metadata(&file)?;
     let _: serde_json::Value = json("the metadata", &body)?;
     let _one_at_a_time = app.publishing.lock().await;
-    let (repo, now) = (app.dir.repo(), Date(app.clock.now()));
-    let name = file.clone();
-    let published = blocking(move || stage(&repo, &name, &body, now)).await;
+    standing.check().await?;
+    let (job, name) = (app.clone(), file.clone());
+    let published = blocking(move || stage(&job, &name, &body)).await;
     match published {
         Ok(Staged::Waits) => Ok(StatusCode::ACCEPTED),
         Ok(Staged::AlreadyVisible) => Ok(StatusCode::NO_CONTENT),
@@ -163,7 +164,8 @@ enum Staged {
     Visible(usize),
 }
 
-fn stage(repo: &FsPath, name: &str, bytes: &[u8], now: Date) -> Result<Staged, Failure> {
+fn stage(app: &App, name: &str, bytes: &[u8]) -> Result<Staged, Failure> {
+    let (repo, now) = (&app.dir.repo(), Date(app.clock.now()));
     let visible = repo.join("metadata").join(name);
     if std::fs::read(&visible).is_ok_and(|there| there == bytes) {
         return Ok(Staged::AlreadyVisible);
@@ -177,16 +179,16 @@ fn stage(repo: &FsPath, name: &str, bytes: &[u8], now: Date) -> Result<Staged, F
         ));
     }
     let staging = repo.join("staging");
-    dir::write(&staging.join(name), bytes, 0o600)?;
+    durable::write_mode(&staging.join(name), bytes, 0o600)?;
     if name != "timestamp.json" {
         return Ok(Staged::Waits);
     }
-    match releases::judge(repo, now) {
+    match releases::judge(repo, &app.chunks, now) {
         Ok(next) => show(repo, &next).map(|()| Staged::Visible(next.releases.len())),
         Err(error) => {
             let _ = std::fs::remove_file(staging.join(name));
             Err(match error {
-                ReleaseError::File(_) | ReleaseError::Dir(_) => Failure::internal(&error),
+                ReleaseError::File(_) => Failure::internal(&error),
                 error => Failure::unacceptable(error.code(), error.to_string()),
             })
         }
@@ -195,15 +197,15 @@ fn stage(repo: &FsPath, name: &str, bytes: &[u8], now: Date) -> Result<Staged, F
 
 /// Everything that the release names is made durable, then its metadata takes its place, `timestamp.json` last.
 fn show(repo: &FsPath, next: &Next) -> Result<(), Failure> {
-    let folder = std::fs::File::open(repo).map_err(dir::failed("open", repo))?;
-    nix::unistd::syncfs(&folder).map_err(|e| dir::failed("sync the file system of", repo)(e.into()))?;
+    let folder = std::fs::File::open(repo).map_err(FileError::at("open", repo))?;
+    nix::unistd::syncfs(&folder).map_err(|e| FileError::at("sync the file system of", repo)(e.into()))?;
     let (staging, metadata) = (repo.join("staging"), repo.join("metadata"));
     for name in &next.files {
         if staging.join(name).exists() {
-            dir::rename(&staging.join(name), &metadata.join(name))?;
+            durable::rename(&staging.join(name), &metadata.join(name))?;
         }
     }
-    for left in std::fs::read_dir(&staging).map_err(dir::failed("read", &staging))?.flatten() {
+    for left in std::fs::read_dir(&staging).map_err(FileError::at("read", &staging))?.flatten() {
         let _ = std::fs::remove_file(left.path());
     }
     Ok(())

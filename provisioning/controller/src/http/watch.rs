@@ -30,11 +30,12 @@ async fn all(app: &App) -> Vec<NodeView> {
     })
 }
 
-/// Every node first, then each one that changes, as a JSON object; a watcher that falls behind is sent every node again.
+/// Every node first, then each one that changes, as a JSON object; a watcher that falls behind is sent every node again. The
+/// stream ends when the controller stops or the caller's certificate counts no more.
 #[utoipa::path(get, path = "/v1/watch", tag = "operator", summary = "Every node, then each one that changes, as server-sent events", responses((status = 200, description = "events named node, data NodeView", body = NodeView, content_type = "text/event-stream")))]
 pub async fn watch(
     State(app): State<Arc<App>>,
-    _: OperatorCaller,
+    OperatorCaller { standing, .. }: OperatorCaller,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Failure> {
     // Listening begins before reading: what changes between is sent twice and never missed.
     let changes = BroadcastStream::new(app.changes());
@@ -52,8 +53,10 @@ pub async fn watch(
         })
         .flat_map(stream::iter);
     let mut stop = app.stop.clone();
-    let stopped = async move { crate::server::stopped(&mut stop).await };
-    let views = stream::iter(first).chain(later).take_until(Box::pin(stopped));
+    let ended = async move {
+        tokio::select! { () = crate::server::stopped(&mut stop) => {}, _ = standing.lost() => {} }
+    };
+    let views = stream::iter(first).chain(later).take_until(Box::pin(ended));
     let events = views.map(|view| Ok(event(&view)));
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }

@@ -36,10 +36,7 @@ pub struct CertView {
 /// # Errors
 /// [`super::StoreError`].
 pub fn insert(tx: &Connection, holder: &Holder, issued: &Issued) -> Result<()> {
-    let (site, node, operator) = match holder {
-        Holder::Node(site, node) => (Some(site.as_str()), Some(node.as_str()), None),
-        Holder::Operator(name) => (None, None, Some(name.as_str())),
-    };
+    let (site, node, operator) = holder.columns();
     tx.prepare_cached(
         "INSERT INTO certificates (serial, site, node, operator, key, not_before, not_after)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -56,15 +53,33 @@ pub fn insert(tx: &Connection, holder: &Holder, issued: &Issued) -> Result<()> {
     Ok(())
 }
 
+impl Holder {
+    /// Site, node and operator, as the table has them.
+    fn columns(&self) -> (Option<&str>, Option<&str>, Option<&str>) {
+        match self {
+            Self::Node(site, node) => (Some(site.as_str()), Some(node.as_str()), None),
+            Self::Operator(name) => (None, None, Some(name.as_str())),
+        }
+    }
+}
+
+/// Whether `holder` has had a certificate, revoked or not.
+///
+/// # Errors
+/// [`super::StoreError`].
+pub fn is_known(tx: &Connection, holder: &Holder) -> Result<bool> {
+    let (site, node, operator) = holder.columns();
+    let query =
+        "SELECT EXISTS (SELECT 1 FROM certificates WHERE site IS ?1 AND node IS ?2 AND operator IS ?3)";
+    Ok(tx.query_row(query, params![site, node, operator], |row| row.get(0))?)
+}
+
 /// Revokes all certificates of `holder` but those for the key `except`; answers how many.
 ///
 /// # Errors
 /// [`super::StoreError`].
 pub fn revoke(tx: &Connection, holder: &Holder, except: Option<Sha256Digest>, now: u64) -> Result<usize> {
-    let (site, node, operator) = match holder {
-        Holder::Node(site, node) => (Some(site.as_str()), Some(node.as_str()), None),
-        Holder::Operator(name) => (None, None, Some(name.as_str())),
-    };
+    let (site, node, operator) = holder.columns();
     let except = except.map(|key| key.to_string()).unwrap_or_default();
     let changed = tx.execute(
         "UPDATE certificates SET revoked = ?1
@@ -72,6 +87,15 @@ pub fn revoke(tx: &Connection, holder: &Holder, except: Option<Sha256Digest>, no
         params![signed(now), site, node, operator, except],
     )?;
     Ok(changed)
+}
+
+/// Whether the certificate with this serial number is revoked.
+///
+/// # Errors
+/// [`super::StoreError`].
+pub fn is_revoked(tx: &Connection, serial: &str) -> Result<bool> {
+    let query = "SELECT EXISTS (SELECT 1 FROM certificates WHERE serial = ?1 AND revoked IS NOT NULL)";
+    Ok(tx.prepare_cached(query)?.query_row([serial], |row| row.get(0))?)
 }
 
 /// Serial numbers of revoked certificates that have not run out.

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use cairn_bundle::durable::{self, FileError};
 use rusqlite::{Connection, OpenFlags};
 
 /// Jobs waiting for the writer; more wait at their own end. At 30 us each this is a few milliseconds of work.
@@ -56,9 +57,15 @@ pub enum StoreError {
         /// Why.
         why: String,
     },
+    /// There is none, or nothing in it: all nodes would be forgotten.
+    #[error(
+        "{0} is missing or empty: restore it from backup, or make a new controller in another folder \
+         (cairn-controller init)"
+    )]
+    Missing(PathBuf),
     /// The file itself.
     #[error(transparent)]
-    Dir(#[from] crate::dir::DirError),
+    File(#[from] FileError),
     /// The writer has ended.
     #[error("the database is closed: the controller is stopping")]
     Closed,
@@ -117,7 +124,8 @@ impl std::fmt::Debug for Store {
     }
 }
 
-fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
+fn connect(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -129,27 +137,35 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
 }
 
 impl Store {
-    /// Opens the database at `path`, making it (0600) or bringing its schema up to date first.
+    /// Makes a new, empty database at `path` (0600).
     ///
     /// # Errors
     /// [`StoreError`].
+    pub fn create(path: &Path) -> Result<()> {
+        // SQLite gives -wal and -shm the mode of the database itself.
+        durable::write_mode(path, b"", 0o600)?;
+        schema::migrate(&mut connect(path)?, path)
+    }
+
+    /// Opens the database at `path`, bringing its schema up to date first.
+    ///
+    /// # Errors
+    /// [`StoreError`]; [`StoreError::Missing`] where [`Self::create`] has made none.
     pub fn open(path: &Path) -> Result<Self> {
-        if !path.exists() {
-            // SQLite gives -wal and -shm the mode of the database itself.
-            match crate::dir::write_new(path, b"", 0o600) {
-                Err(e) if e.source.kind() == std::io::ErrorKind::AlreadyExists => {}
-                result => result?,
-            }
+        if std::fs::metadata(path).is_ok_and(|meta| meta.len() == 0) || !path.exists() {
+            return Err(StoreError::Missing(path.to_owned()));
         }
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = connect(path, flags)?;
+        let mut connection = connect(path)?;
+        if schema::version(&connection)? == 0 {
+            return Err(StoreError::Missing(path.to_owned()));
+        }
         schema::migrate(&mut connection, path)?;
-        let readers = (0..READERS).map(|_| connect(path, flags)).collect::<Result<Vec<_>>>()?;
+        let readers = (0..READERS).map(|_| connect(path)).collect::<Result<Vec<_>>>()?;
         let (queue, jobs) = sync_channel(QUEUE);
         let writer = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || write_loop(&mut connection, &jobs))
-            .map_err(crate::dir::failed("start the writer of", path))?;
+            .map_err(FileError::at("start the writer of", path))?;
         Ok(Self {
             inner: Arc::new(Inner {
                 queue: Mutex::new(Some(queue)),
@@ -299,7 +315,9 @@ mod tests {
     #[tokio::test]
     async fn a_job_that_fails_or_panics_takes_nothing_with_it() {
         let tmp = tempfile::tempdir().unwrap();
-        let store = Store::open(&tmp.path().join("c.db")).unwrap();
+        let path = tmp.path().join("c.db");
+        Store::create(&path).unwrap();
+        let store = Store::open(&path).unwrap();
         let insert = |value: &'static str| {
             move |tx: &Connection| {
                 tx.execute("INSERT INTO sites (site, yaml, plan, updated) VALUES (?1, '', '', 0)", [value])?;
@@ -333,8 +351,23 @@ mod tests {
     fn a_newer_database_is_left_alone() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("c.db");
-        drop(Store::open(&path).unwrap());
+        Store::create(&path).unwrap();
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 1000).unwrap();
         assert!(matches!(Store::open(&path), Err(StoreError::Newer { found: 1000, .. })));
+    }
+
+    #[test]
+    fn a_database_is_made_only_when_asked() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("c.db");
+        assert!(matches!(Store::open(&path), Err(StoreError::Missing(_))));
+        assert!(!path.exists());
+        std::fs::write(&path, b"").unwrap();
+        assert!(matches!(Store::open(&path), Err(StoreError::Missing(_))));
+        // SQLite's own idea of an empty database, with a header and nothing of ours.
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (x); DROP TABLE t").unwrap();
+        assert!(matches!(Store::open(&path), Err(StoreError::Missing(_))));
+        Store::create(&path).unwrap();
+        drop(Store::open(&path).unwrap());
     }
 }

@@ -136,6 +136,14 @@ const V3: &str = "
 ALTER TABLE nodes ADD COLUMN cluster_member INTEGER NOT NULL DEFAULT 0;
 ";
 
+/// The schema of a database; 0 when none was put in.
+///
+/// # Errors
+/// SQLite's.
+pub(super) fn version(connection: &Connection) -> Result<u32> {
+    Ok(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
+}
+
 /// Brings the database up to date.
 ///
 /// # Errors
@@ -143,7 +151,7 @@ ALTER TABLE nodes ADD COLUMN cluster_member INTEGER NOT NULL DEFAULT 0;
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<()> {
     let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
     let tx = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let found: u32 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let found = version(&tx)?;
     if found > known {
         return Err(StoreError::Newer { path: path.to_owned(), found, known });
     }

@@ -296,6 +296,13 @@ impl Machine {
     }
 }
 
+/// Runs `cairn-controller operator`; whether it worked, and what it said.
+pub fn operator_command(controller: &Controller, words: &[&str]) -> (bool, String) {
+    let mut command = Command::new(PROGRAM);
+    let out = command.args(["operator", "--dir"]).arg(controller.dir()).args(words).output().unwrap();
+    (out.status.success(), String::from_utf8(out.stderr).unwrap())
+}
+
 /// A heartbeat with these events.
 pub fn beat(sequence: u64, generation: Option<&str>, events: &[u64]) -> Value {
     let event = |id: &u64| {

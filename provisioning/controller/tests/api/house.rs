@@ -4,7 +4,7 @@ use cairn_protocol::api;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::harness::{Answer, Controller, Machine, PLAN};
+use crate::harness::{Answer, Controller, Machine, PLAN, operator_command};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_route_is_in_the_document_and_the_document_holds_together() {
@@ -142,7 +142,8 @@ fn a_folder_is_made_once_and_bad_names_are_refused() {
         .args(["serve", "--dir", "/nonexistent"])
         .output()
         .unwrap();
-    assert!(String::from_utf8(serve.stderr).unwrap().contains("/nonexistent/controller.json"));
+    let said = String::from_utf8(serve.stderr).unwrap();
+    assert!(said.contains("/nonexistent/controller.json is missing"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,4 +173,129 @@ async fn connections_over_the_cap_wait_for_one_that_ends() {
     assert!(!request.is_finished(), "the cap holds");
     idle.pop();
     assert_eq!(request.await.unwrap().unwrap().status(), 200);
+}
+
+/// Starts a controller that refuses to; what it said.
+fn refuses_to_start(controller: &Controller) -> String {
+    let before = controller.log().len();
+    let out = controller.command(&[]).spawn().unwrap().wait_with_output().unwrap();
+    assert!(!out.status.success(), "{out:?}");
+    controller.log()[before..].to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_database_is_not_replaced_by_an_empty_one() {
+    let mut controller = Controller::new();
+    controller.apply(PLAN).await;
+    controller.stop();
+    let database = controller.dir().join("controller.db");
+    let kept = std::fs::read(&database).unwrap();
+    for lost in [None, Some(&b""[..])] {
+        std::fs::remove_file(&database).unwrap();
+        if let Some(bytes) = lost {
+            std::fs::write(&database, bytes).unwrap();
+        }
+        let said = refuses_to_start(&controller);
+        assert!(said.contains("controller.db is missing or empty: restore it from backup"), "{said}");
+        assert_eq!(said.trim().lines().count(), 1, "{said}");
+        let (done, said) = operator_command(&controller, &["--name", "alice", "--revoke"]);
+        assert!(!done && said.contains("restore it from backup"), "{said}");
+        assert_eq!(std::fs::metadata(&database).is_ok(), lost.is_some(), "nothing was made");
+        std::fs::write(&database, &kept).unwrap();
+    }
+    controller.start(&[]);
+    assert_eq!(controller.get("/v1/sites").await[0]["site"], "s1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_folder_has_one_controller() {
+    let mut controller = Controller::new();
+    let said = refuses_to_start(&controller);
+    assert!(said.contains("another cairn-controller runs on this folder"), "{said}");
+    // Killed, not stopped: the kernel gives the folder back.
+    controller.kill();
+    controller.start(&[]);
+}
+
+#[test]
+fn an_interrupted_init_leaves_nothing_in_the_way() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().join("c");
+    let init = || {
+        let mut command = std::process::Command::new(crate::harness::PROGRAM);
+        command.args(["init", "--name", "127.0.0.1", "--trust-domain", "cairn.test", "--dir"]).arg(&dir);
+        command.output().unwrap()
+    };
+    // As after a kill in the middle: the folder's place is free, what was made lies beside it.
+    let beside = tmp.path().join(".c.init");
+    std::fs::create_dir_all(beside.join("repo")).unwrap();
+    std::fs::write(beside.join("ca.key"), "half").unwrap();
+    std::fs::write(beside.join("controller.db"), "half").unwrap();
+    let made = init();
+    assert!(made.status.success(), "{made:?}");
+    assert!(dir.join("controller.json").exists() && !beside.exists());
+    // Somebody who removes its settings is told what the folder is not.
+    std::fs::remove_file(dir.join("controller.json")).unwrap();
+    let serve =
+        std::process::Command::new(crate::harness::PROGRAM).args(["serve", "--dir"]).arg(&dir).output();
+    let said = String::from_utf8(serve.unwrap().stderr).unwrap();
+    assert!(said.contains("holds no whole controller"), "{said}");
+}
+
+#[test]
+fn an_init_that_fails_makes_no_folder() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().join("c");
+    let mut command = std::process::Command::new(crate::harness::PROGRAM);
+    // A disk that takes 4 KiB files and no larger: the database does not fit.
+    command.args(["init", "--name", "127.0.0.1", "--trust-domain", "cairn.test", "--dir"]).arg(&dir);
+    let limited = std::process::Command::new("prlimit")
+        .arg("--fsize=4096")
+        .arg(command.get_program())
+        .args(command.get_args())
+        .output()
+        .unwrap();
+    assert!(!limited.status.success(), "{limited:?}");
+    assert!(!dir.exists());
+    assert!(command.status().unwrap().success());
+}
+
+#[test]
+fn a_revocation_of_nobody_is_an_error() {
+    let controller = Controller::stopped();
+    let (done, said) = operator_command(&controller, &["--name", "nobody", "--revoke"]);
+    assert!(!done && said.contains("operator nobody never had a certificate"), "{said}");
+    assert!(operator_command(&controller, &["--name", "admin", "--revoke"]).0);
+    assert!(operator_command(&controller, &["--name", "admin", "--revoke"]).0, "revoked is revoked");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_key_is_not_replaced_in_silence() {
+    let mut controller = Controller::new();
+    controller.stop();
+    for name in ["tls.key", "tls.crt", "ca.key", "signing.key"] {
+        let path = controller.dir().join(name);
+        let kept = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &kept[..kept.len() / 2]).unwrap();
+        let said = refuses_to_start(&controller);
+        assert!(said.contains(name) && said.trim().lines().count() == 1, "{said}");
+        assert_eq!(std::fs::read(&path).unwrap(), kept[..kept.len() / 2], "{name} was left as it is");
+        std::fs::write(&path, &kept).unwrap();
+    }
+    // Removed by a person, as the message says: made anew.
+    std::fs::remove_file(controller.dir().join("tls.key")).unwrap();
+    std::fs::remove_file(controller.dir().join("tls.crt")).unwrap();
+    controller.start(&[]);
+    assert_eq!(controller.get("/v1/sites").await, serde_json::json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfinished_uploads_of_a_killed_controller_are_removed() {
+    let mut controller = Controller::new();
+    controller.kill();
+    let left = controller.dir().join("repo/incoming/00112233");
+    std::fs::write(&left, "half a chunk").unwrap();
+    controller.start(&[]);
+    assert!(!left.exists());
+    assert!(controller.log().contains("unfinished uploads were removed"));
 }

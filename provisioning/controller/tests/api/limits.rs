@@ -80,6 +80,10 @@ async fn malformed_requests_name_what_is_wrong() {
         let answer = Answer::of(controller.operator(method, path)).await;
         assert_eq!(answer.status, 400, "{path}");
     }
+    for (limit, status) in [("0", 400), ("5001", 400), ("-1", 400), ("x", 400), ("1", 200), ("5000", 200)] {
+        let path = format!("/v1/nodes/s1/n1/events?limit={limit}");
+        assert_eq!(Answer::of(controller.operator(Method::GET, &path)).await.status, status, "{limit}");
+    }
     Answer::of(controller.operator(Method::GET, "/v1/nodes/s1/n9")).await.refused(404, "unknown-node");
     Answer::of(controller.operator(Method::GET, "/v1/nodes/s1/n9/events")).await.refused(404, "unknown-node");
 }

@@ -7,5 +7,8 @@ mod harness;
 mod house;
 mod limits;
 mod nodes;
+mod patience;
+mod publisher;
 mod publishing;
+mod revoked;
 mod trust;

@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use serde_json::json;
 
-use crate::harness::{Answer, Controller, Machine, PLAN, beat, client};
+use crate::harness::{Answer, Controller, Machine, PLAN, beat, client, operator_command};
 
 const NONCE: &str = "00112233445566778899aabbccddeeff";
 const TEN_YEARS: u64 = 315_360_000;
@@ -248,19 +248,7 @@ async fn certificates_are_renewed_for_the_same_key_or_a_new_one() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_can_be_added_and_revoked_while_the_controller_runs() {
     let controller = Controller::new();
-    let run = |words: &[&str]| {
-        let mut command = std::process::Command::new(crate::harness::PROGRAM);
-        assert!(
-            command
-                .arg("operator")
-                .arg("--dir")
-                .arg(controller.dir())
-                .args(words)
-                .status()
-                .unwrap()
-                .success()
-        );
-    };
+    let run = |words: &[&str]| assert!(operator_command(&controller, words).0);
     let out = controller.dir().join("alice");
     run(&["--name", "alice", "--out", out.to_str().unwrap()]);
     let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();

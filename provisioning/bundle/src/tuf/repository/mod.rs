@@ -11,21 +11,17 @@
 //! What our own client would refuse is not published.
 
 mod build;
+mod staged;
 mod state;
 mod types;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest as _, Sha256};
-
-use self::build::{delegations, document, meta_file, role_keys, signed};
-use self::state::MAX_FILE;
+use self::build::{delegations, meta_file, role_keys, signed};
 pub use self::types::{Holders, Lifetimes, Need, Policy, RepositoryError, Staged};
-use super::keys::{KeyId, KeyRing};
-use super::metadata::{
-    Body, Parsed, Role, RoleKeys, Root, Snapshot, TargetFile, TargetInfo, Targets, Timestamp,
-};
+use super::keys::KeyId;
+use super::metadata::{Role, Root, Snapshot, TargetFile, Targets, Timestamp};
 use super::signing::{Document, SigningKey};
 use super::store::MemoryStore;
 use super::time::Date;
@@ -79,110 +75,6 @@ impl Repository {
         }
         self.stage(&Role::Targets, 1, policy.lifetimes.targets, now, &empty(delegations))?;
         self.stage(&Role::Root, 1, policy.lifetimes.root, now, &root)
-    }
-
-    /// What is staged, and whose signatures are missing.
-    ///
-    /// # Errors
-    /// [`RepositoryError`].
-    pub fn staged(&self) -> Result<Vec<Staged>, RepositoryError> {
-        let mut staged = Vec::new();
-        for (role, document) in self.staged_documents()? {
-            let canonical = document.canonical()?;
-            let mut needs = Vec::new();
-            for (authority, ring, keys) in self.authorities(&role, &document)? {
-                let (mut signed, mut unsigned) = (Vec::new(), Vec::new());
-                for id in keys.keyids {
-                    let one = RoleKeys { keyids: vec![id.clone()], threshold: 1 };
-                    let list = if ring.count(&one, &canonical, &document.signatures) > 0 {
-                        &mut signed
-                    } else {
-                        &mut unsigned
-                    };
-                    list.push(id);
-                }
-                needs.push(Need { authority, threshold: keys.threshold, signed, unsigned });
-            }
-            let path = self.staged_path(&role);
-            staged.push(Staged { role, version: document.header()?.version, path, needs });
-        }
-        Ok(staged)
-    }
-
-    /// Signs everything staged that the key has a part in; returns which roles.
-    ///
-    /// # Errors
-    /// [`RepositoryError::WrongKey`] when that is nothing.
-    pub fn sign(&self, key: &SigningKey) -> Result<Vec<Role>, RepositoryError> {
-        let id = key.id();
-        let mut roles = Vec::new();
-        for (role, mut document) in self.staged_documents()? {
-            if self.authorities(&role, &document)?.iter().any(|(_, _, keys)| keys.keyids.contains(&id)) {
-                document.sign(key)?;
-                durable::write(&self.staged_path(&role), &document.to_bytes())?;
-                roles.push(role);
-            }
-        }
-        if roles.is_empty() { Err(RepositoryError::WrongKey(id)) } else { Ok(roles) }
-    }
-
-    /// Takes the signatures of a holder's copy of a staged file.
-    ///
-    /// # Errors
-    /// [`RepositoryError`].
-    pub fn merge(&self, role: &Role, copy: &[u8]) -> Result<(), RepositoryError> {
-        let path = self.staged_path(role);
-        let bytes =
-            durable::read(&path, MAX_FILE)?.ok_or_else(|| RepositoryError::NoRole(role.name().to_owned()))?;
-        let mut document = Document::read(&bytes)?;
-        document.merge(Document::read(copy)?)?;
-        Ok(durable::write(&path, &document.to_bytes())?)
-    }
-
-    /// Adds a target to the role of its kind: writes its bytes below `targets/`, and stages the role's next version.
-    /// Several targets may be added to one version; a new one takes back the signatures of the staged file.
-    ///
-    /// # Errors
-    /// [`RepositoryError`].
-    pub fn stage_target(
-        &self,
-        kind: Kind,
-        path: &str,
-        bytes: &[u8],
-        now: Date,
-    ) -> Result<(), RepositoryError> {
-        if !path
-            .split('/')
-            .all(|part| !part.is_empty() && part != "." && part != ".." && !part.contains('\0'))
-        {
-            return Err(RepositoryError::NoRole(format!(
-                "target {path:?}, which is no plain relative path,"
-            )));
-        }
-        let digest = hex::encode(Sha256::digest(bytes));
-        let hashes = BTreeMap::from([("sha256".to_owned(), digest)]);
-        let file = TargetFile { length: bytes.len() as u64, hashes, custom: None };
-        let role = Role::named(kind.as_str());
-        let info = TargetInfo::new(path, &file, &role, 0, true);
-        let place = self.dir.join("targets").join(&info.place);
-        if let Some(dir) = place.parent() {
-            std::fs::create_dir_all(dir).map_err(FileError::at("create", dir))?;
-        }
-        durable::write(&place, bytes)?;
-        self.restage_targets(&role, now, |targets| {
-            targets.targets.insert(path.to_owned(), file);
-            Ok(())
-        })
-    }
-
-    /// Takes a target back: the role's next version does not list it. Its bytes stay for those who read older snapshots.
-    ///
-    /// # Errors
-    /// [`RepositoryError`].
-    pub fn stage_removal(&self, kind: Kind, path: &str, now: Date) -> Result<(), RepositoryError> {
-        self.restage_targets(&Role::named(kind.as_str()), now, |targets| {
-            targets.targets.remove(path).map(|_| ()).ok_or_else(|| RepositoryError::NoRole(path.to_owned()))
-        })
     }
 
     /// Stages a new root: other holders for some roles.
@@ -336,7 +228,7 @@ impl Repository {
         timestamp_key: &SigningKey,
         now: Date,
     ) -> Result<Vec<String>, RepositoryError> {
-        let before = self.state().ok();
+        let before = self.published()?;
         let mut snapshot_bytes =
             before.as_ref().map(|state| state.snapshot_bytes.clone()).unwrap_or_default();
         let old_snapshot = before.as_ref().and_then(|state| state.snapshot.as_ref());
@@ -367,91 +259,5 @@ impl Repository {
             durable::write(&self.metadata_dir().join(name), bytes)?;
         }
         Ok(new.into_iter().map(|(name, _)| name).collect())
-    }
-
-    fn restage_targets(
-        &self,
-        role: &Role,
-        now: Date,
-        change: impl FnOnce(&mut Targets) -> Result<(), RepositoryError>,
-    ) -> Result<(), RepositoryError> {
-        let published = self.state().ok().and_then(|mut state| state.targets.remove(role));
-        let staged = match durable::read(&self.staged_path(role), MAX_FILE)? {
-            Some(bytes) => Some(Parsed::<Targets>::parse(role, &bytes)?),
-            None => None,
-        };
-        let version = published.as_ref().map_or(0, |parsed| parsed.header.version) + 1;
-        let parsed = staged.or(published).ok_or_else(|| RepositoryError::NoRole(role.name().to_owned()))?;
-        let mut targets = parsed.body;
-        change(&mut targets)?;
-        self.stage(role, version, self.lifetimes.targets, now, &targets)
-    }
-
-    fn stage<T: Body>(
-        &self,
-        role: &Role,
-        version: u64,
-        days: u64,
-        now: Date,
-        body: &T,
-    ) -> Result<(), RepositoryError> {
-        let document = document(body, version, now.plus_days(days.clamp(1, 3650)))?;
-        let bytes = document.to_bytes();
-        // What would not be read is not staged.
-        Parsed::<T>::parse(role, &bytes)?;
-        Ok(durable::write(&self.staged_path(role), &bytes)?)
-    }
-
-    fn staged_path(&self, role: &Role) -> PathBuf {
-        self.dir.join("staged").join(role.file())
-    }
-
-    fn staged_documents(&self) -> Result<Vec<(Role, Document)>, RepositoryError> {
-        let roles =
-            [Role::Root, Role::Targets].into_iter().chain(Kind::ALL.map(|kind| Role::named(kind.as_str())));
-        let mut documents = Vec::new();
-        for role in roles {
-            if let Some(bytes) = durable::read(&self.staged_path(&role), MAX_FILE)? {
-                documents.push((role, Document::read(&bytes)?));
-            }
-        }
-        Ok(documents)
-    }
-
-    /// Who must sign a staged file: name, keys, threshold.
-    fn authorities(
-        &self,
-        role: &Role,
-        document: &Document,
-    ) -> Result<Vec<(String, KeyRing, RoleKeys)>, RepositoryError> {
-        let staged = |role: &Role| -> Result<Option<Vec<u8>>, RepositoryError> {
-            Ok(durable::read(&self.staged_path(role), MAX_FILE)?)
-        };
-        let no_role = || RepositoryError::NoRole(role.name().to_owned());
-        let published = self.state().ok();
-        let root_of = |root: &Parsed<Root>| -> Result<_, RepositoryError> {
-            let keys = root.body.role(role).ok_or_else(no_role)?.clone();
-            Ok((format!("root {}", root.header.version), root.ring.clone(), keys))
-        };
-        match role {
-            Role::Root => {
-                let new: Parsed<Root> = Parsed::parse(role, &document.to_bytes())?;
-                published.iter().map(|state| &state.root).chain([&new]).map(root_of).collect()
-            }
-            Role::Delegated(name) => {
-                let targets = match staged(&Role::Targets)? {
-                    Some(bytes) => Some(Parsed::<Targets>::parse(&Role::Targets, &bytes)?),
-                    None => published.and_then(|mut state| state.targets.remove(&Role::Targets)),
-                }
-                .ok_or_else(no_role)?;
-                let found = targets.body.delegations.iter().flat_map(|d| &d.roles).find(|d| d.name == *name);
-                let keys = found.ok_or_else(no_role)?.keys.clone();
-                Ok(vec![(format!("targets {}", targets.header.version), targets.ring, keys)])
-            }
-            _ => match staged(&Role::Root)? {
-                Some(bytes) => Ok(vec![root_of(&Parsed::parse(&Role::Root, &bytes)?)?]),
-                None => Ok(vec![root_of(&published.ok_or_else(no_role)?.root)?]),
-            },
-        }
     }
 }

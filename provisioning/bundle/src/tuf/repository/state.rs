@@ -6,7 +6,7 @@ use super::{Repository, RepositoryError};
 use crate::durable::{self, FileError};
 use crate::manifest::Kind;
 use crate::tuf::error::TufError;
-use crate::tuf::metadata::{Parsed, Role, Root, Snapshot, Targets, Timestamp};
+use crate::tuf::metadata::{Body, Parsed, Role, Root, Snapshot, Targets, Timestamp};
 use crate::tuf::store::MemoryStore;
 use crate::tuf::time::Date;
 use crate::tuf::updater::{Limits, RunError, Updater};
@@ -92,16 +92,41 @@ impl Repository {
         durable::read(&self.metadata_dir().join(name), MAX_FILE)
     }
 
+    /// The published state; `None` where nothing was published yet.
+    pub(super) fn published(&self) -> Result<Option<State>, RepositoryError> {
+        match self.state() {
+            Err(RepositoryError::NoRepository(_)) => Ok(None),
+            state => state.map(Some),
+        }
+    }
+
+    /// A file that others name.
+    fn named(&self, name: &str) -> Result<Vec<u8>, RepositoryError> {
+        let missing = || RepositoryError::damaged(&self.metadata_dir().join(name), &"is missing");
+        self.read_metadata(name)?.ok_or_else(missing)
+    }
+
+    fn parse<T: Body>(&self, role: &Role, name: &str, bytes: &[u8]) -> Result<Parsed<T>, RepositoryError> {
+        Parsed::parse(role, bytes).map_err(|e| RepositoryError::damaged(&self.metadata_dir().join(name), &e))
+    }
+
     pub(super) fn state(&self) -> Result<State, RepositoryError> {
-        let none = || RepositoryError::NoRepository(self.dir.clone());
         let mut version = 0;
         let mut root_bytes = None;
         while let Some(bytes) = self.read_metadata(&format!("{}.root.json", version + 1))? {
             version += 1;
             root_bytes = Some(bytes);
         }
-        let root_bytes = root_bytes.ok_or_else(none)?;
-        let root = Parsed::parse(&Role::Root, &root_bytes)?;
+        let Some(root_bytes) = root_bytes else {
+            // Anything that was published was so after a first root.
+            return match self.read_metadata("timestamp.json")? {
+                Some(_) => {
+                    Err(RepositoryError::damaged(&self.metadata_dir().join("1.root.json"), &"is missing"))
+                }
+                None => Err(RepositoryError::NoRepository(self.dir.clone())),
+            };
+        };
+        let root = self.parse(&Role::Root, &format!("{version}.root.json"), &root_bytes)?;
         let mut state = State {
             root,
             root_bytes,
@@ -110,16 +135,24 @@ impl Repository {
             timestamp: None,
             targets: BTreeMap::new(),
         };
-        let Some(bytes) = self.read_metadata("timestamp.json")? else { return Ok(state) };
-        let timestamp: Parsed<Timestamp> = Parsed::parse(&Role::Timestamp, &bytes)?;
+        let Some(bytes) = self.read_metadata("timestamp.json")? else {
+            // A first publication that was cut short still has what it publishes staged, and can be made again.
+            let unfinished = self.staged_path(&Role::Targets).exists();
+            return match self.read_metadata("1.snapshot.json")?.filter(|_| !unfinished) {
+                Some(_) => {
+                    Err(RepositoryError::damaged(&self.metadata_dir().join("timestamp.json"), &"is missing"))
+                }
+                None => Ok(state),
+            };
+        };
+        let timestamp: Parsed<Timestamp> = self.parse(&Role::Timestamp, "timestamp.json", &bytes)?;
         let name = format!("{}.snapshot.json", timestamp.body.snapshot().version);
-        state.snapshot_bytes = self.read_metadata(&name)?.ok_or_else(none)?;
-        let snapshot: Parsed<Snapshot> = Parsed::parse(&Role::Snapshot, &state.snapshot_bytes)?;
+        state.snapshot_bytes = self.named(&name)?;
+        let snapshot: Parsed<Snapshot> = self.parse(&Role::Snapshot, &name, &state.snapshot_bytes)?;
         for (key, meta) in &snapshot.body.meta {
             let role = Role::named(key.strip_suffix(".json").unwrap_or(key));
             let name = format!("{}.{}.json", meta.version, quote(role.name()));
-            let bytes = self.read_metadata(&name)?.ok_or_else(none)?;
-            let parsed = Parsed::parse(&role, &bytes)?;
+            let parsed = self.parse(&role, &name, &self.named(&name)?)?;
             state.targets.insert(role, parsed);
         }
         state.timestamp = Some(timestamp);

@@ -1,7 +1,7 @@
 //! Who holds what, how long it lives, what is missing, what went wrong.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::durable::FileError;
 use crate::manifest::Kind;
@@ -73,6 +73,14 @@ pub enum RepositoryError {
     /// There is none.
     #[error("{0} holds no repository: make one with `repo init`, and publish it once")]
     NoRepository(PathBuf),
+    /// A file of it is missing, or is not what it should be.
+    #[error("{path}: {why}; the repository is damaged, restore the file from a copy of it")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A threshold that cannot be reached.
     #[error("role {role} would need {threshold} signatures of {keys} keys")]
     Holders {
@@ -92,6 +100,13 @@ pub enum RepositoryError {
     /// The role is not staged, or not there.
     #[error("there is no {0} to change")]
     NoRole(String),
+}
+
+impl RepositoryError {
+    /// The file at `path` cannot be used.
+    pub(super) fn damaged(path: &Path, why: &dyn std::fmt::Display) -> Self {
+        Self::Damaged { path: path.to_owned(), why: why.to_string() }
+    }
 }
 
 /// What a staged file still needs.
