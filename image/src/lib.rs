@@ -6,6 +6,7 @@
 pub mod build;
 mod compress;
 pub mod debian;
+pub mod document;
 pub mod drivers;
 pub mod efi;
 pub mod elf;
