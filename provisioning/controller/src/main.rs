@@ -213,3 +213,20 @@ fn raise_file_limit() -> nix::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }
+
+#[cfg(test)]
+mod tests {
+    use cairn_controller::store::StoreError;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let sqlite = rusqlite::Error::InvalidPath("x".into());
+        let why = sqlite.to_string();
+        let error = anyhow::Error::from(StoreError::from(sqlite)).context("cannot start");
+        let line = super::line(&error);
+        assert_eq!(line.matches(&why).count(), 1, "{line}");
+        assert!(line.starts_with("cannot start: the database failed"), "{line}");
+        let unlike = anyhow::anyhow!("inner").context("outer");
+        assert_eq!(super::line(&unlike), "outer: inner");
+    }
+}
