@@ -11,6 +11,7 @@ pub mod drivers;
 pub mod efi;
 pub mod elf;
 mod error;
+pub mod fuzz;
 pub mod grub;
 pub mod initramfs;
 pub mod kernel;

@@ -10,6 +10,7 @@ pub mod bench;
 pub mod central;
 pub mod clean;
 pub mod dirs;
+pub mod fuzz;
 pub mod namespace;
 pub mod node;
 pub mod prepare;
