@@ -118,7 +118,8 @@ deny: ## Licences, sources and banned crates of everything that is linked (cargo
 bench: bench-boot ## Benchmarks: parsers and crypto (criterion), install against sha256sum + dd, boot against an init that prints
 	$(CARGO) bench -p cairn-bundle --bench cores --bench install
 
-# SanitizerCoverage by stable codegen flags: no nightly compiler is needed.
+# SanitizerCoverage by stable codegen flags, for our own crates alone: no nightly compiler is needed, and what they link is compiled
+# as it is.
 FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
   -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
   -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing -Ccodegen-units=1
@@ -128,8 +129,9 @@ FUZZ_SECONDS ?= 3
 
 .PHONY: fuzz
 fuzz: ## Fuzz every parser for FUZZ_SECONDS each
-	cd qemu-tests/fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" CARGO_TARGET_DIR=../../target/fuzz $(CARGO) build -q --release --target $(TARGET)
-	@names=$$({ CAIRN_FUZZ_TARGET=? $(FUZZ_BIN) -artifact_prefix=target/fuzz/ 2>&1 </dev/null || true; } | sed -n 's/.*one of: //p'); \
+	cd qemu-tests/fuzz && CAIRN_FUZZ_FLAGS="$(FUZZ_FLAGS)" RUSTC_WRAPPER=$(CURDIR)/qemu-tests/fuzz/rustc CARGO_TARGET_DIR=../../target/fuzz \
+	  $(CARGO) build -q --release --target $(TARGET)
+	@names=$$({ CAIRN_FUZZ_TARGET=? CAIRN_FUZZ_CORPUS=target/fuzz/corpus $(FUZZ_BIN) -artifact_prefix=target/fuzz/ 2>&1 </dev/null || true; } | sed -n 's/.*one of: //p'); \
 	[ -n "$$names" ] || { echo "fuzz: no targets" >&2; exit 1; }; \
 	for name in $$names; do \
 	  corpus=target/fuzz/corpus/$$name; mkdir -p $$corpus target/fuzz/artifacts; \

@@ -17,6 +17,7 @@ pub mod control;
 pub mod durable;
 pub mod engine;
 pub mod fetch;
+pub mod fuzz;
 pub mod health;
 pub mod heartbeat;
 pub mod identity;

@@ -6,10 +6,12 @@
 pub mod build;
 mod compress;
 pub mod debian;
+pub mod document;
 pub mod drivers;
 pub mod efi;
 pub mod elf;
 pub mod error;
+pub mod fuzz;
 pub mod grub;
 pub mod initramfs;
 pub mod kernel;

@@ -11,6 +11,7 @@ pub mod central;
 pub mod clean;
 pub mod container;
 pub mod dirs;
+pub mod fuzz;
 pub mod namespace;
 pub mod node;
 pub mod prepare;

@@ -30,13 +30,13 @@ fn machine(boot: Boot) -> Machine {
             remote: PathBuf::from("/media/s0-0"),
         }],
         disks: vec![DiskArgs {
-            path: PathBuf::from("/work/disk0.img"),
+            path: PathBuf::from("/elsewhere/disk0.img"),
             format: "raw",
             bus: Bus::VirtioBlk,
             serial: "node-a-disk0".to_owned(),
         }],
         stick: None,
-        nvram: PathBuf::from("/work/vars.fd"),
+        nvram: PathBuf::from("/elsewhere/vars.fd"),
         console: PathBuf::from("/serial/node-a.log"),
         qmp: PathBuf::from("/media/m0"),
     }
@@ -105,7 +105,7 @@ fn command_lines_are_as_read() {
     golden("uefi-pxe.args", &lines(&machine(Boot::UefiPxe)));
     golden("uefi-http.args", &lines(&machine(Boot::UefiHttp)));
     let mut usb = machine(Boot::Usb);
-    usb.stick = Some(PathBuf::from("/work/a,b.img"));
+    usb.stick = Some(PathBuf::from("/elsewhere/a,b.img"));
     usb.accel = Accel::Kvm;
     golden("usb.args", &lines(&usb));
     let mut direct = machine(Boot::Direct);

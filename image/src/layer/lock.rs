@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::document::toml_error;
+
 /// A package at one version, as the archive's signed lists name it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,7 +38,10 @@ pub fn parse(text: &str) -> Result<Lock, String> {
     if text.len() > LOCK_BYTES {
         return Err(format!("has {} bytes, more than the {LOCK_BYTES} allowed", text.len()));
     }
-    let lock: Lock = toml::from_str(text).map_err(|e| e.to_string().trim_end().to_owned())?;
+    let lock: Lock = toml::from_str(text).map_err(|e| {
+        let (line, message) = toml_error(text, &e);
+        format!("line {line}: {message}")
+    })?;
     if lock.format != 1 {
         return Err(format!("has format {}, this program reads format 1", lock.format));
     }

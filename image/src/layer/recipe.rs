@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::document::toml_error;
+
 /// Bytes above which a recipe is not read. The longest of ours has 8 KiB.
 pub const RECIPE_BYTES: usize = 1 << 20;
 
@@ -162,8 +164,10 @@ pub fn parse(text: &str) -> Result<Recipe, RecipeError> {
     if text.len() > RECIPE_BYTES {
         return Err(RecipeError::TooLong(text.len()));
     }
-    let recipe: Recipe =
-        toml::from_str(text).map_err(|e| RecipeError::Malformed(e.to_string().trim_end().to_owned()))?;
+    let recipe: Recipe = toml::from_str(text).map_err(|e| {
+        let (line, message) = toml_error(text, &e);
+        RecipeError::Malformed(format!("line {line}: {message}"))
+    })?;
     check(&recipe)?;
     Ok(recipe)
 }

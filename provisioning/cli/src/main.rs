@@ -9,6 +9,7 @@
 mod args;
 mod bundle;
 mod client;
+mod content;
 mod error;
 mod keys;
 mod node;

@@ -15,8 +15,9 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 
 use crate::args::{Global, Publish};
-use crate::bundle::read_index;
+
 use crate::client::{self, Client};
+use crate::content::read_index;
 use crate::error::{Error, read_limited};
 use crate::output::{Output, bytes};
 use crate::{progress, repo};

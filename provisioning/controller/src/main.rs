@@ -233,7 +233,9 @@ fn raise_file_limit() -> nix::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #[test]
+    use cairn_controller::store::StoreError;
+
+        #[test]
     fn a_filter_that_cannot_be_read_is_told_and_info_is_logged() {
         for (wanted, filter, wrong) in [
             (None, "info", false),
@@ -244,5 +246,17 @@ mod tests {
             let (found, error) = super::log_filter(wanted);
             assert_eq!((found.to_string().as_str(), error.is_some()), (filter, wrong), "{wanted:?}");
         }
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let sqlite = rusqlite::Error::InvalidPath("x".into());
+        let why = sqlite.to_string();
+        let error = anyhow::Error::from(StoreError::from(sqlite)).context("cannot start");
+        let line = super::line(&error);
+        assert_eq!(line.matches(&why).count(), 1, "{line}");
+        assert!(line.starts_with("cannot start: the database failed"), "{line}");
+        let unlike = anyhow::anyhow!("inner").context("outer");
+        assert_eq!(super::line(&unlike), "outer: inner");
     }
 }

@@ -23,3 +23,4 @@ pub mod settings;
 pub mod signed;
 pub mod stage;
 pub mod words;
+mod yaml;

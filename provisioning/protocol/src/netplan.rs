@@ -74,9 +74,7 @@ impl Netplan {
     /// [`NetplanError`], with line and column for unknown keys and wrong types.
     pub fn parse_yaml(yaml: &str) -> Result<Self, NetplanError> {
         limits::check("the network document", yaml.as_bytes(), limits::SEED_BYTES)?;
-        let options = serde_saphyr::options! { with_snippet: false };
-        let document: Document = serde_saphyr::from_str_with_options(yaml, options)
-            .map_err(|e| NetplanError::Malformed(limits::clean_text(&e.to_string())))?;
+        let document: Document = crate::yaml::read(yaml).map_err(NetplanError::Malformed)?;
         document.network.check()?;
         Ok(document.network)
     }

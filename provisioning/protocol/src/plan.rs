@@ -231,9 +231,7 @@ impl Plan {
     /// [`PlanError`], with line and column for unknown keys and wrong types.
     pub fn parse(yaml: &str) -> Result<Self, PlanError> {
         limits::check("the plan", yaml.as_bytes(), limits::PLAN_BYTES)?;
-        let options = serde_saphyr::options! { with_snippet: false };
-        let plan: Self = serde_saphyr::from_str_with_options(yaml, options)
-            .map_err(|e| PlanError::Malformed(limits::clean_text(&e.to_string())))?;
+        let plan: Self = crate::yaml::read(yaml).map_err(PlanError::Malformed)?;
         match plan.check() {
             Ok(()) => Ok(plan),
             Err(PlanError::Rule { at, why, .. }) => {

@@ -368,7 +368,8 @@ impl Step<'_> {
     }
 }
 
-/// Runs a program with everything it says appended to `log`.
+/// Runs a program with everything it says appended to `log`. It ends when this thread does, however that comes about: a
+/// build that nobody waits for must not go on under a lock that is free again.
 ///
 /// # Errors
 /// When it cannot be run or fails.
@@ -376,7 +377,9 @@ pub fn run(program: &Path, words: &[String], log: &Path) -> Result<(), Error> {
     let shown = format!("{} {}", program.display(), words.join(" "));
     let file = File::options().create(true).append(true).open(log).map_err(fail("open", log))?;
     let clone = file.try_clone().map_err(fail("open", log))?;
-    let status = Command::new(program).args(words).stdin(Stdio::null()).stdout(clone).stderr(file).status();
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(words);
+    let status = command.stdin(Stdio::null()).stdout(clone).stderr(file).status();
     let status = status.map_err(|source| Error::Run { program: shown.clone(), source })?;
     if status.success() { Ok(()) } else { Err(Error::Failed { program: shown, status, log: log.to_owned() }) }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 mod check;
+mod sane;
 
 pub use check::{disk_serial, mac};
 
@@ -132,8 +133,12 @@ impl Subnet {
     fn parse(text: &str) -> Option<Self> {
         let (network, prefix) = text.split_once('/')?;
         let subnet = Self { network: network.parse().ok()?, prefix: prefix.parse().ok()? };
-        let mask = u32::MAX.checked_shl(32 - u32::from(subnet.prefix))?;
-        ((16..=24).contains(&subnet.prefix) && subnet.network.to_bits() & !mask == 0).then_some(subnet)
+        // The order matters: a longer prefix has no such mask.
+        if !(16..=24).contains(&subnet.prefix) {
+            return None;
+        }
+        let mask = u32::MAX << (32 - u32::from(subnet.prefix));
+        (subnet.network.to_bits() & !mask == 0).then_some(subnet)
     }
 }
 
@@ -393,7 +398,9 @@ pub fn load(path: &Path) -> Result<RackSpec, Error> {
     if length > MAX_FILE {
         return Err(read(std::io::Error::other("larger than 256 KiB")));
     }
-    parse(&std::fs::read_to_string(path).map_err(read)?, path)
+    let rack = parse(&std::fs::read_to_string(path).map_err(read)?, path)?;
+    sane::files(&rack).map_err(|message| Error::Invalid { path: path.to_owned(), message })?;
+    Ok(rack)
 }
 
 /// Reads a rack file's text; `path` is for messages, and for what the file names relative to itself.
@@ -401,12 +408,13 @@ pub fn load(path: &Path) -> Result<RackSpec, Error> {
 /// # Errors
 /// See [`Error`].
 pub fn parse(text: &str, path: &Path) -> Result<RackSpec, Error> {
-    let mut rack: RackSpec = toml::from_str(text).map_err(|error| Error::Parse {
-        path: path.to_owned(),
-        line: error.span().map_or(1, |span| line_of(text, span.start)),
-        message: error.message().to_owned(),
+    let mut rack: RackSpec = toml::from_str(text).map_err(|error| {
+        let (line, message) = cairn_image::document::toml_error(text, &error);
+        Error::Parse { path: path.to_owned(), line, message }
     })?;
-    check::check(&rack).map_err(|message| Error::Invalid { path: path.to_owned(), message })?;
+    check::check(&rack)
+        .and_then(|()| sane::check(&rack))
+        .map_err(|message| Error::Invalid { path: path.to_owned(), message })?;
     let base = path.parent().unwrap_or(Path::new("."));
     let relative = |file: &mut Option<PathBuf>| {
         if let Some(file) = file {
@@ -421,8 +429,4 @@ pub fn parse(text: &str, path: &Path) -> Result<RackSpec, Error> {
     }
     rack.nodes.iter_mut().for_each(|node| relative(&mut node.seed));
     Ok(rack)
-}
-
-fn line_of(text: &str, at: usize) -> usize {
-    text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1
 }

@@ -20,10 +20,40 @@ pub fn credentials_and_uploads(data: &[u8]) {
     let _ = crate::releases::check_target("os/base/1.0.0/manifest.json", id, data);
     if let Ok(text) = std::str::from_utf8(data) {
         let _ = crate::csr::key_of(text);
-        let _ = super::files::part_of(text, data.len() as u64);
-        let _ = super::repo::RepoFile::metadata(text);
-        let _ = super::repo::RepoFile::target(text);
     }
+}
+
+/// Any bytes as a request's target and headers.
+pub fn targets_and_headers(data: &[u8]) {
+    use axum::extract::Query;
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let mut headers = axum::http::HeaderMap::new();
+    if let Ok(value) = axum::http::HeaderValue::from_str(text) {
+        headers.insert(axum::http::header::IF_NONE_MATCH, value);
+        let _ = super::files::if_none_match(&headers, "\"a\"");
+    }
+    if let super::files::Part::Some(first, last) = super::files::part_of(text, 10) {
+        assert!(first <= last && last < 10);
+    }
+    if let Ok(uri) = format!("/?{text}").parse::<axum::http::Uri>() {
+        let _ = Query::<super::node::TimeQuery>::try_from_uri(&uri);
+        let _ = Query::<super::operator::SiteQuery>::try_from_uri(&uri);
+        let _ = Query::<super::operator::LimitQuery>::try_from_uri(&uri);
+        let _ = Query::<super::sites::FormatQuery>::try_from_uri(&uri);
+        let _ = Query::<super::boot::Machine>::try_from_uri(&uri);
+    }
+    let names = [
+        super::repo::RepoFile::metadata(text),
+        super::repo::RepoFile::target(text),
+        super::repo::RepoFile::index(text),
+        super::repo::RepoFile::chunk(text.get(..4).unwrap_or_default(), text),
+    ];
+    for file in names.into_iter().flatten() {
+        let inside = |part| matches!(part, std::path::Component::Normal(_));
+        assert!(file.path().components().all(inside), "it stays in its folder");
+    }
+    let _ = super::input::name("site", text);
+    let _ = super::node::is_nonce(text);
 }
 
 #[cfg(test)]
@@ -38,6 +68,7 @@ mod tests {
         fn any_bytes_are_answered(data in proptest::collection::vec(any::<u8>(), 0..600)) {
             requests(&data);
             credentials_and_uploads(&data);
+            targets_and_headers(&data);
         }
 
         #[test]
