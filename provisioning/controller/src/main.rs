@@ -235,7 +235,7 @@ fn raise_file_limit() -> nix::Result<()> {
 mod tests {
     use cairn_controller::store::StoreError;
 
-        #[test]
+    #[test]
     fn a_filter_that_cannot_be_read_is_told_and_info_is_logged() {
         for (wanted, filter, wrong) in [
             (None, "info", false),
