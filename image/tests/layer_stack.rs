@@ -213,6 +213,7 @@ fn the_kubernetes_layer_is_the_same_bytes_twice_and_has_what_the_agent_needs() {
     assert!(output.status.success(), "{output:?}");
     let mut wanted: Vec<&str> = std::str::from_utf8(&output.stdout).unwrap().lines().collect();
     let mut ours = ours.clone();
-    (wanted.sort_unstable(), ours.sort_unstable());
+    wanted.sort_unstable();
+    ours.sort_unstable();
     assert_eq!(ours, wanted);
 }
