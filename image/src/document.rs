@@ -12,6 +12,8 @@ pub fn toml_error(text: &str, error: &toml::de::Error) -> (usize, String) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     #[test]
     fn one_line_that_names_the_line() {
         for (text, line) in [("a = 1\nb = [\n", 2), ("\n\na = 1\na = 2\n", 4), ("x", 1)] {
