@@ -2,6 +2,7 @@
 //! time limits.
 
 use std::fs::{self, File};
+use std::path::Path;
 
 use super::{Error, cache_dir, file_error};
 
@@ -19,9 +20,12 @@ impl Turn {
     pub fn take() -> Result<Self, Error> {
         let dir = cache_dir()?;
         fs::create_dir_all(&dir).map_err(file_error("create", &dir))?;
-        let path = dir.join("machines.lock");
-        let lock = File::create(&path).map_err(file_error("create", &path))?;
-        lock.lock().map_err(file_error("lock", &path))?;
+        Self::at(&dir.join("machines.lock"))
+    }
+
+    fn at(path: &Path) -> Result<Self, Error> {
+        let lock = File::create(path).map_err(file_error("create", path))?;
+        lock.lock().map_err(file_error("lock", path))?;
         Ok(Self { _lock: lock })
     }
 }
@@ -35,11 +39,12 @@ mod tests {
 
     #[test]
     fn one_at_a_time() {
-        let taken = AtomicBool::new(false);
+        let dir = tempfile::tempdir().unwrap();
+        let (path, taken) = (dir.path().join("lock"), AtomicBool::new(false));
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    let turn = Turn::take().unwrap();
+                    let turn = Turn::at(&path).unwrap();
                     assert!(!taken.swap(true, Ordering::SeqCst), "two have their turn");
                     std::thread::yield_now();
                     taken.store(false, Ordering::SeqCst);
