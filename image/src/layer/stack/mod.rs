@@ -10,7 +10,7 @@ mod index;
 pub mod recipe;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
@@ -122,7 +122,7 @@ fn write_image(
     plan: &Plan<'_>,
     tools: &Tools<'_>,
     work: &Path,
-    archive: &PathBuf,
+    archive: &Path,
 ) -> Result<String, Error> {
     let tree = plan.gather(tools, work)?;
     let what = oci::Image {
