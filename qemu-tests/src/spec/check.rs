@@ -9,7 +9,8 @@ use crate::units::Bytes;
 pub(super) fn check(rack: &RackSpec) -> Result<(), String> {
     name("rack", &rack.name)?;
     name("site", &rack.site.name)?;
-    if !rack.site.bundles.is_empty() && !(rack.site.release && rack.site.controller) {
+    let published = rack.site.release && rack.site.controller;
+    if !published && !rack.site.bundles.is_empty() {
         return Err("site.bundle needs the site's controller and release".to_owned());
     }
     if rack.nodes.is_empty() || rack.nodes.len() > MAX_NODES {
