@@ -125,7 +125,7 @@ fn what_is_not_what_the_recipe_says_is_not_taken() {
         ("bin/tool\"\npath", "bin/none\"\npath", "has no file bin/none"),
         ("beside/data", "beside/none", "cannot open"),
         ("/usr/bin/tool", "/usr/lib/small/data", "comes from two parts"),
-        ("/usr/bin/tool", "/usr/lib/small/text/x", "no directory"),
+        ("/usr/bin/tool", "/usr/lib/small/text/x", "comes from two parts"),
     ] {
         let error =
             build(&toolbox, &text.replace(from, to), dir.path(), &dir.path().join("bad")).unwrap_err();

@@ -58,7 +58,8 @@ impl Program {
         Ok(Self { toolchain, folder, part: part.clone(), key })
     }
 
-    /// The program, built now if it is not in the cache: seconds to minutes each. Many processes may ask at once.
+    /// The program, built now if it is not in the cache: seconds to minutes each. Many processes may ask at once: one
+    /// builds.
     ///
     /// # Errors
     /// When it cannot be built.
@@ -70,6 +71,16 @@ impl Program {
             return Ok(done);
         }
         fs::create_dir_all(&cache).map_err(error::file("create", &cache))?;
+        // One at a time: Go uses every core by itself, and two builds of the same program would do the same work.
+        let lock_path = cache.join("lock");
+        let lock = fs::File::create(&lock_path).map_err(error::file("create", &lock_path))?;
+        if lock.try_lock().is_err() {
+            progress(&format!("go: {name} waits for another process's build"));
+            lock.lock().map_err(error::file("lock", &lock_path))?;
+        }
+        if done.exists() {
+            return Ok(done);
+        }
         let work = tempfile::Builder::new().prefix(".tmp-").tempdir_in(&cache);
         let work = work.map_err(error::file("create a directory in", &cache))?;
         let built = work.path().join(name);
