@@ -23,6 +23,8 @@ fn hold() -> Result<(), Errno> {
     // Blocked signals are kept for `wait`, even for a pid namespace's first process, which gets no others.
     let set: SigSet = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
     set.thread_block()?;
+    // What ended before signals were kept sent its own in vain.
+    reap();
     loop {
         match set.wait() {
             Ok(Signal::SIGCHLD) => reap(),
