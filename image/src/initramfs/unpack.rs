@@ -1,12 +1,14 @@
 //! The way back: the files of an initramfs in a folder, for a node that is a container and has no kernel to unpack it.
 //!
-//! Reads what [`crate::build`] writes: archives in cpio "newc" format one after the other, plain or zstd, with zeros between.
+//! Reads what [`crate::build`] writes: archives in cpio "newc" format one after the other, plain, zstd or LZ4, with zeros
+//! between.
 
 use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
+use super::lz4;
 use crate::error::{self, Error};
 
 /// Bytes of all archives together, unpacked. The full driver set has 60 MB.
@@ -53,6 +55,13 @@ fn archives(mut rest: &[u8]) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
     while let Some(start) = rest.iter().position(|byte| *byte != 0) {
         rest = &rest[start..];
+        if rest.starts_with(&lz4::MAGIC) {
+            let room = usize::try_from(MAX_BYTES).unwrap_or(usize::MAX).saturating_sub(out.len());
+            let (archive, after) = lz4::unpack(rest, room)?;
+            out.extend_from_slice(&archive);
+            rest = after;
+            continue;
+        }
         if !rest.starts_with(&ZSTD) {
             // Plain ones come last: what follows is theirs.
             out.extend_from_slice(rest);
@@ -81,7 +90,7 @@ fn entry(bytes: &[u8]) -> Result<(Entry<'_>, &[u8]), String> {
     let short = || "it ends in the middle of an entry".to_owned();
     let header = bytes.get(..HEADER).ok_or_else(short)?;
     if !header.starts_with(NEWC) {
-        return Err("neither cpio nor zstd".to_owned());
+        return Err("neither cpio, zstd nor LZ4".to_owned());
     }
     let field = |index: usize| {
         let digits = &header[6 + index * 8..14 + index * 8];
@@ -150,6 +159,10 @@ mod tests {
         bytes.resize(bytes.len().next_multiple_of(4), 0);
         bytes.extend(crate::compress::zstd(&trust.archive()).unwrap());
         bytes.resize(bytes.len().next_multiple_of(4), 0);
+        let mut agent = Tree::default();
+        agent.file("agent", 0o755, b"elf".to_vec()).unwrap();
+        bytes.extend(lz4::pack(&agent.archive()));
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
         let mut last = Tree::default();
         last.file("last", 0o644, vec![7; 5]).unwrap();
         bytes.extend(last.archive());
@@ -169,6 +182,7 @@ mod tests {
         assert_eq!((mode("init"), mode("etc/cairn/ca.pin")), (0o755, 0o600));
         assert_eq!(fs::read_link(target.join("lib")).unwrap(), Path::new("usr/lib"));
         assert_eq!(fs::read(target.join("last")).unwrap(), [7; 5]);
+        assert_eq!(fs::read(target.join("agent")).unwrap(), b"elf");
         assert!(target.join("dev").is_dir() && !target.join("dev/console").exists());
         assert!(target.join("usr/lib/modules").is_dir() && !target.join("usr/lib/modules/1").exists());
     }
