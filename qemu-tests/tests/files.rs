@@ -176,6 +176,11 @@ fn wrong_values_are_refused_with_their_place() {
         (&*format!("name = \"r\"\n{node}serial = \"x,y\"\n"), "serial"),
         (&*format!("name = \"r\"\n{node}[[node.nic]]\nmac = \"52:54\"\n"), "no MAC address"),
         (&*format!("name = \"r\"\n[site]\nsubnet = \"10.0.0.1/24\"\n{node}"), "line 3"),
+        (&*format!("name = \"r\"\n[[site.bundle]]\nrecipe = \"x\"\nurl = \"y\"\n{node}"), "line 4"),
+        (
+            &*format!("name = \"r\"\n[site]\nrelease = false\n[[site.bundle]]\nrecipe = \"x\"\n{node}"),
+            "site.bundle needs",
+        ),
         (&*format!("name = \"r\"\n{node}[[node.disk]]\nsize = \"1GiB\"\nserial = \"a b\"\n"), "disk serial"),
         ("name = \"r\"\n[[node]]\nname = \"a\"\nboot = \"floppy\"\n", "line 4"),
         ("name = [", "line 1"),
