@@ -186,8 +186,20 @@ impl Host {
         }
         let mut log = self.kubeadm(&["join", "phase", "kubelet-start"]).await?;
         if self.way == Way::JoinWorker {
-            log.extend(self.kubeadm(&["join", "phase", "kubelet-wait-bootstrap"]).await?);
-            wait_for_kubelet(self.profile.command).await;
+            // kubeadm's own phase that waits asks with credentials that a worker does not have.
+            wait_for_kubelet(Duration::from_secs(u64::from(self.profile.patience))).await;
+            if !self.has_kubelet_credentials() {
+                log.extend(last_words(self.profile.command).await);
+                return Err(Trouble {
+                    log,
+                    ..Trouble::new(
+                        "the kubelet has not been given its certificate yet",
+                        "see journalctl -u kubelet; the node tries again by itself",
+                    )
+                });
+            }
+            // Its token has done its work.
+            remove(&kubernetes.join("bootstrap-kubelet.conf"))?;
         }
         Ok(log)
     }
@@ -201,6 +213,12 @@ impl Host {
         wait_for_kubelet(self.profile.command).await;
         Ok(log)
     }
+}
+
+/// What the kubelet said last.
+async fn last_words(limit: Duration) -> Vec<String> {
+    let words = ["--unit=kubelet.service", "--lines=6", "--output=cat", "--no-pager"];
+    Run::new("journalctl", &words, limit).run().await.map(|ran| ran.log).unwrap_or_default()
 }
 
 /// Waits until the kubelet says that it is well, for `limit` at most; the probe after it judges.
