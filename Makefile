@@ -89,13 +89,12 @@ RUNNER := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/qemu-tests/test
 TEST := $(RUNNER) CAIRN_BIN_DIR=$(CURDIR)/target/debug $(CARGO) test --workspace --no-fail-fast
 
 .PHONY: test
-test: setup agent ## Prove it: lints, unit, property and foreign-client tests, refusals, racks, fuzzing, the main line
+test: setup agent ## Prove it: lints, unit, property and foreign-client tests, refusals, racks, the main line
 	$(CARGO) fmt --check
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then $(CARGO) clippy --quiet --workspace --all-targets -- -D warnings; \
 	else echo "test: this Rust has no clippy; lints were not run"; fi
 	$(TEST) --no-run
 	$(TEST)
-	$(MAKE) fuzz
 	target/debug/cairn-lab run $(LAB_FLAGS)
 
 .PHONY: soak
